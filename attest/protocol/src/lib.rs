@@ -1,0 +1,1 @@
+//! KBS 0.4 messages, runtime-data hashing, JWE.

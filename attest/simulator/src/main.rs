@@ -1,0 +1,3 @@
+//! A software AMD secure processor for machines without SEV-SNP.
+
+fn main() {}

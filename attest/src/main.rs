@@ -1,0 +1,3 @@
+//! Attestation service: verifier, key broker, token issuer.
+
+fn main() {}

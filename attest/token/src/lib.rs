@@ -1,0 +1,1 @@
+//! Attestation results: claims, signing, checking.

@@ -1,0 +1,1 @@
+//! Appraisal of SNP evidence: pure.

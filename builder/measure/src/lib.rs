@@ -1,0 +1,1 @@
+//! Launch digests of a base, computed offline.

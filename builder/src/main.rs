@@ -1,0 +1,3 @@
+//! Builds bases and per-site confidential-VM bundles.
+
+fn main() {}

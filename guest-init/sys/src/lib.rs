@@ -1,0 +1,1 @@
+//! Every ioctl and system call of PID 1.

@@ -1,0 +1,1 @@
+//! Verified claims to decision: rego that can only narrow.

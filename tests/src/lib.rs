@@ -1,0 +1,1 @@
+//! Vectors, golden files, the QEMU tier, reproducibility, benchmarks.
