@@ -1,1 +1,4 @@
-//! Vectors, golden files, the QEMU tier, reproducibility, benchmarks.
+//! What the system tests share.
+#![forbid(unsafe_code)]
+
+pub mod vectors;
