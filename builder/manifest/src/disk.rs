@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! byte 0          LUKS2 header, 16 MiB, for stock cryptsetup only; the guest never reads it
-//! DATA_OFFSET     dm-crypt segment, aes-xts-plain64, 4096-byte sectors, IV counted from 0 in 4096-byte sectors:
+//! DATA_OFFSET     dm-crypt segment, aes-xts-plain64, 4096-byte sectors, IV = little-endian 64-bit number of the sector's
+//!                 first 512-byte unit in the segment (0, 8, 16, …), as LUKS2 has it: no `iv_large_sectors`:
 //!                   root file system    root_blocks × 4096
 //!                   verity superblock   4096, for stock veritysetup only; the guest never reads it
 //!                   verity hash tree    verity_tree_blocks(root_blocks) × 4096
