@@ -1,1 +1,23 @@
-//! KBS 0.4 messages, runtime-data hashing, JWE.
+//! What guest and service say to each other: KBS 0.4 messages, runtime-data hashing, JWE.
+//!
+//! Source: the Confidential Containers KBS attestation protocol, version 0.4.0, as stock clients speak it, and Coffer's one
+//! addition, the member `coffer` of runtime-data (DESIGN, REPORT_DATA). Everything here is bytes in, values out: no clock, no
+//! network, no random source. Callers hand in what they drew.
+#![forbid(unsafe_code)]
+
+mod error_information;
+mod json;
+mod jwe;
+mod jwk;
+mod message;
+mod runtime;
+
+pub use error_information::{ErrorInformation, ErrorKind, Refusal};
+pub use json::JsonError;
+pub use jwe::{Jwe, JweError, MAX_JWE_BYTES, SealRandom, open, seal};
+pub use jwk::{JwkError, P384Key, Thumbprint, TeeKey, TeePublicKey, X25519Key};
+pub use message::{
+    Attestation, Challenge, InitData, MAX_ATTESTATION_BYTES, MAX_MESSAGE_BYTES, MAX_TOKEN_BYTES, MessageError, PROTOCOL_VERSION,
+    Request, Tee, TokenResponse, attestation_body,
+};
+pub use runtime::{BoundKeys, KeySet, Nonce, Purpose, ReceivedRuntimeData, ReportData, RuntimeData, RuntimeDataError};

@@ -1,0 +1,282 @@
+//! JSON Web Keys (RFC 7517, RFC 7518 section 6.2, RFC 8037) of the kinds the protocol carries.
+
+use std::fmt;
+
+use data_encoding::BASE64URL_NOPAD;
+use p256::elliptic_curve::sec1::ToSec1Point as _;
+use p256::{PublicKey, SecretKey};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::{Map, Value, json};
+use sha2::{Digest as _, Sha256};
+
+use crate::jwe::ALG;
+
+/// A key is not one this build works with.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum JwkError {
+    /// `kty`, `crv` or `alg` name something else.
+    #[error("key has {member} `{got}`, this build takes `{expected}`")]
+    Unsupported {
+        /// Which member.
+        member: &'static str,
+        /// What it says, shortened to 40 characters.
+        got: String,
+        /// The one accepted value.
+        expected: &'static str,
+    },
+    /// A member is absent or not a string.
+    #[error("key has no text member `{member}`")]
+    Missing {
+        /// Which member.
+        member: &'static str,
+    },
+    /// A coordinate is not canonical base64url without padding, or has another length.
+    #[error("key member `{member}` is not {bytes} bytes of unpadded base64url")]
+    Coordinate {
+        /// Which member.
+        member: &'static str,
+        /// How many bytes it must hold.
+        bytes: usize,
+    },
+    /// The coordinates are not a point of the curve.
+    #[error("key is not a point of {curve}")]
+    NotOnCurve {
+        /// The curve.
+        curve: &'static str,
+    },
+    /// A private key was sent where a public one belongs.
+    #[error("key carries a private member `d`")]
+    Private,
+    /// Random bytes that are zero or not below the group order; happens once in 2^32 draws.
+    #[error("random bytes are no P-256 scalar\nhint: draw again")]
+    Scalar,
+}
+
+/// The guest's key of one handshake, for ECDH only (`tee-pubkey` is its public half).
+pub struct TeeKey(SecretKey);
+
+impl TeeKey {
+    /// Makes a key of 32 random bytes.
+    ///
+    /// # Errors
+    /// [`JwkError::Scalar`] once in 2^32 draws: draw again.
+    pub fn from_random(random: &[u8; 32]) -> Result<Self, JwkError> {
+        SecretKey::from_slice(random).map(Self).map_err(|_| JwkError::Scalar)
+    }
+
+    /// The public half, as it goes into runtime-data.
+    #[must_use]
+    pub fn public(&self) -> TeePublicKey {
+        TeePublicKey(self.0.public_key())
+    }
+
+    pub(crate) fn expose(&self) -> &SecretKey {
+        &self.0
+    }
+}
+
+impl fmt::Debug for TeeKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TeeKey(<32 bytes redacted>)")
+    }
+}
+
+/// `tee-pubkey`: an EC P-256 key for ECDH-ES+A256KW, checked to lie on the curve.
+///
+/// Stock clients may also send P-521 and RSA keys; those are refused by name.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TeePublicKey(PublicKey);
+
+impl TeePublicKey {
+    /// Reads `{kty, crv, alg, x, y}`; other members are left alone, since clients add them and they are part of the hash.
+    ///
+    /// # Errors
+    /// See [`JwkError`].
+    pub fn from_jwk(jwk: &Value) -> Result<Self, JwkError> {
+        expect(jwk, "kty", "EC")?;
+        expect(jwk, "crv", "P-256")?;
+        expect(jwk, "alg", ALG)?;
+        if jwk.get("d").is_some() {
+            return Err(JwkError::Private);
+        }
+        Self::from_coordinates(&coordinate(jwk, "x")?, &coordinate(jwk, "y")?)
+    }
+
+    pub(crate) fn from_coordinates(x: &[u8; 32], y: &[u8; 32]) -> Result<Self, JwkError> {
+        let point = [&[4][..], x, y].concat();
+        PublicKey::from_sec1_bytes(&point).map(Self).map_err(|_| JwkError::NotOnCurve { curve: "P-256" })
+    }
+
+    /// The two affine coordinates, big-endian.
+    pub(crate) fn coordinates(&self) -> ([u8; 32], [u8; 32]) {
+        let point = self.0.to_sec1_point(false);
+        let (mut x, mut y) = ([0; 32], [0; 32]);
+        // An uncompressed point of P-256 is 0x04, 32 bytes of x, 32 bytes of y (SEC 1, section 2.3.3).
+        x.copy_from_slice(&point.as_bytes()[1..33]);
+        y.copy_from_slice(&point.as_bytes()[33..65]);
+        (x, y)
+    }
+
+    /// The JWK `{alg, crv, kty, x, y}`.
+    #[must_use]
+    pub fn to_jwk(&self) -> Value {
+        let (x, y) = self.coordinates();
+        json!({ "alg": ALG, "crv": "P-256", "kty": "EC", "x": BASE64URL_NOPAD.encode(&x), "y": BASE64URL_NOPAD.encode(&y) })
+    }
+
+    pub(crate) fn expose(&self) -> &PublicKey {
+        &self.0
+    }
+}
+
+/// RFC 7638 thumbprint of a key: SHA-256 over its required members in canonical form. Text form: unpadded base64url.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Thumbprint([u8; Self::LEN]);
+
+impl Thumbprint {
+    /// Length in bytes.
+    pub const LEN: usize = 32;
+
+    /// The bytes themselves.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; Self::LEN] {
+        &self.0
+    }
+}
+
+impl fmt::Display for Thumbprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&BASE64URL_NOPAD.encode(&self.0))
+    }
+}
+
+impl fmt::Debug for Thumbprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Thumbprint({self})")
+    }
+}
+
+/// An ECDSA P-384 public key born in the guest: `{kty: EC, crv: P-384, x, y}` and nothing else.
+///
+/// Holding one says that the coordinates have the right size, not that they lie on the curve: what matters is whether a TLS
+/// peer can sign with it, and for a point off the curve nobody can.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct P384Key {
+    x: [u8; 48],
+    y: [u8; 48],
+}
+
+impl P384Key {
+    /// Takes an uncompressed SEC 1 point: 0x04, then 48 bytes each of x and y, big-endian.
+    ///
+    /// # Errors
+    /// [`JwkError::Coordinate`] for any other form.
+    pub fn from_sec1(point: &[u8]) -> Result<Self, JwkError> {
+        let refuse = JwkError::Coordinate { member: "x", bytes: 48 };
+        let Some((4, rest)) = point.split_first() else { return Err(refuse) };
+        let (x, y) = rest.split_at_checked(48).ok_or_else(|| refuse.clone())?;
+        match (x.try_into(), y.try_into()) {
+            (Ok(x), Ok(y)) => Ok(Self { x, y }),
+            _ => Err(refuse),
+        }
+    }
+
+    /// The uncompressed SEC 1 point, 97 bytes.
+    #[must_use]
+    pub fn to_sec1(&self) -> [u8; 97] {
+        let mut point = [4; 97];
+        point[1..49].copy_from_slice(&self.x);
+        point[49..].copy_from_slice(&self.y);
+        point
+    }
+
+    /// RFC 7638 thumbprint, for `cnf.jkt`.
+    #[must_use]
+    pub fn thumbprint(&self) -> Thumbprint {
+        let (x, y) = (BASE64URL_NOPAD.encode(&self.x), BASE64URL_NOPAD.encode(&self.y));
+        let required = format!(r#"{{"crv":"P-384","kty":"EC","x":"{x}","y":"{y}"}}"#);
+        Thumbprint(Sha256::digest(required.as_bytes()).into())
+    }
+}
+
+impl Serialize for P384Key {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        json!({ "crv": "P-384", "kty": "EC", "x": BASE64URL_NOPAD.encode(&self.x), "y": BASE64URL_NOPAD.encode(&self.y) }).serialize(s)
+    }
+}
+
+impl<'de> Deserialize<'de> for P384Key {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let jwk = only(d, &["crv", "kty", "x", "y"])?;
+        let read = || {
+            expect(&jwk, "kty", "EC")?;
+            expect(&jwk, "crv", "P-384")?;
+            Ok(Self { x: coordinate(&jwk, "x")?, y: coordinate(&jwk, "y")? })
+        };
+        read().map_err(|error: JwkError| serde::de::Error::custom(error))
+    }
+}
+
+/// A WireGuard public key born in the guest: `{kty: OKP, crv: X25519, x}` and nothing else.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct X25519Key([u8; 32]);
+
+impl X25519Key {
+    /// Wraps the 32 bytes of RFC 7748.
+    #[must_use]
+    pub const fn new(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// The bytes themselves.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl Serialize for X25519Key {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        json!({ "crv": "X25519", "kty": "OKP", "x": BASE64URL_NOPAD.encode(&self.0) }).serialize(s)
+    }
+}
+
+impl<'de> Deserialize<'de> for X25519Key {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let jwk = only(d, &["crv", "kty", "x"])?;
+        let read = || {
+            expect(&jwk, "kty", "OKP")?;
+            expect(&jwk, "crv", "X25519")?;
+            coordinate(&jwk, "x").map(Self)
+        };
+        read().map_err(|error: JwkError| serde::de::Error::custom(error))
+    }
+}
+
+/// An object with no other members than `members`.
+fn only<'de, D: Deserializer<'de>>(d: D, members: &[&str]) -> Result<Value, D::Error> {
+    let object = Map::deserialize(d)?;
+    match object.keys().find(|name| !members.contains(&name.as_str())) {
+        Some(name) => Err(serde::de::Error::custom(format!("key has an unknown member `{name}`"))),
+        None => Ok(object.into()),
+    }
+}
+
+fn text<'a>(jwk: &'a Value, member: &'static str) -> Result<&'a str, JwkError> {
+    jwk.get(member).and_then(Value::as_str).ok_or(JwkError::Missing { member })
+}
+
+fn expect(jwk: &Value, member: &'static str, expected: &'static str) -> Result<(), JwkError> {
+    let got = text(jwk, member)?;
+    if got == expected { Ok(()) } else { Err(JwkError::Unsupported { member, got: got.chars().take(40).collect(), expected }) }
+}
+
+fn coordinate<const N: usize>(jwk: &Value, member: &'static str) -> Result<[u8; N], JwkError> {
+    decode_fixed(text(jwk, member)?).ok_or(JwkError::Coordinate { member, bytes: N })
+}
+
+/// Exactly `N` bytes of canonical, unpadded base64url.
+pub(crate) fn decode_fixed<const N: usize>(text: &str) -> Option<[u8; N]> {
+    BASE64URL_NOPAD.decode(text.as_bytes()).ok()?.try_into().ok()
+}
