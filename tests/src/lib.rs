@@ -1,4 +1,5 @@
 //! What the system tests share.
 #![forbid(unsafe_code)]
 
+pub mod repo;
 pub mod vectors;
