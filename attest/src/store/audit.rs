@@ -1,0 +1,149 @@
+//! The audit log: append-only, each entry naming the digest of the one before it.
+//!
+//! A row's `entry` is RFC 8785 JSON; its `digest` is SHA-256 over those bytes. The chain shows edits and gaps; it cannot
+//! show that the newest rows were cut off, which is why `serve` logs the head at each start and stop.
+
+use coffer_evidence::HostData;
+use coffer_manifest::{DocumentError, ProjectName, RootOfTrust, Sha256Digest, SiteName, encode};
+use rusqlite::{Connection, params};
+use serde::{Deserialize, Serialize};
+
+use super::{Store, StoreError};
+
+/// What happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Event {
+    /// A site was enrolled.
+    Enroll,
+    /// A site was revoked, by an admin or by its successor.
+    Revoke,
+    /// Evidence was accepted and a token issued.
+    Attest,
+    /// A secret was released.
+    Release,
+    /// Authenticated evidence or an attested session was refused.
+    Refuse,
+}
+
+/// Whom an entry is about; unknown parts are left out.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Subject {
+    /// Project of the enrollment.
+    pub project: Option<ProjectName>,
+    /// Site of the enrollment.
+    pub site: Option<SiteName>,
+    /// HOST_DATA of the report or of the record.
+    pub host_data: Option<HostData>,
+}
+
+/// One entry, as stored and as shown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Entry {
+    /// Position, from 1.
+    pub seq: i64,
+    /// Unix seconds.
+    pub at: u64,
+    /// What happened.
+    pub event: Event,
+    /// The id the peer was given, or the admin's name.
+    pub id: String,
+    /// Reason code; `ok` where nothing was refused.
+    pub code: String,
+    /// Everything the peer is not told: the rule and both values.
+    pub detail: String,
+    /// Project.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub project: Option<ProjectName>,
+    /// Site.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub site: Option<SiteName>,
+    /// HOST_DATA.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_data: Option<HostData>,
+    /// The service's own.
+    pub root_of_trust: RootOfTrust,
+    /// Digest of the entry before; zeros for the first.
+    pub prev: Sha256Digest,
+}
+
+impl Entry {
+    /// An entry about `subject`; `seq`, `prev` and the root of trust are the store's to fill in.
+    #[must_use]
+    pub fn new(at: u64, event: Event, id: &str, code: &str, detail: String, subject: Subject) -> Self {
+        Self {
+            seq: 0,
+            at,
+            event,
+            id: id.to_owned(),
+            code: code.to_owned(),
+            detail,
+            project: subject.project,
+            site: subject.site,
+            host_data: subject.host_data,
+            root_of_trust: RootOfTrust::AmdSevSnp,
+            prev: Sha256Digest::new([0; 32]),
+        }
+    }
+}
+
+impl Store {
+    /// Appends an entry.
+    ///
+    /// # Errors
+    /// See [`StoreError`]; a caller must not release anything it could not record.
+    pub fn record(&self, entry: Entry) -> Result<(), StoreError> {
+        append(&self.db, self.root_of_trust, entry)
+    }
+
+    /// The newest `limit` entries of a site, newest first.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn entries_of(&self, project: &ProjectName, site: &SiteName, limit: u32) -> Result<Vec<Entry>, StoreError> {
+        let mut statement =
+            self.db.prepare("SELECT entry FROM audit WHERE project = ?1 AND site = ?2 ORDER BY seq DESC LIMIT ?3")?;
+        let rows = statement.query_map(params![project.as_str(), site.as_str(), limit], |row| row.get::<_, String>(0))?;
+        rows.map(|text| Ok(serde_json::from_str(&text?)?)).collect()
+    }
+
+    /// Walks the whole chain; gives the number of entries and the head.
+    ///
+    /// # Errors
+    /// [`StoreError::AuditBroken`] at the first entry that does not follow.
+    pub fn check_audit(&self) -> Result<(i64, Sha256Digest), StoreError> {
+        let mut statement = self.db.prepare("SELECT seq, entry, digest FROM audit ORDER BY seq")?;
+        let mut rows = statement.query([])?;
+        let (mut count, mut head) = (0, Sha256Digest::new([0; 32]));
+        while let Some(row) = rows.next()? {
+            let (seq, text, digest): (i64, String, Vec<u8>) = (row.get(0)?, row.get(1)?, row.get(2)?);
+            let entry: Entry = serde_json::from_str(&text).map_err(|_| StoreError::AuditBroken { seq })?;
+            let own = Sha256Digest::of(text.as_bytes());
+            if seq != count + 1 || entry.seq != seq || entry.prev != head || digest != own.as_bytes() {
+                return Err(StoreError::AuditBroken { seq });
+            }
+            (count, head) = (seq, own);
+        }
+        Ok((count, head))
+    }
+}
+
+/// Appends within a caller's transaction.
+pub(super) fn append(db: &Connection, root_of_trust: RootOfTrust, entry: Entry) -> Result<(), StoreError> {
+    let mut newest = db.prepare_cached("SELECT seq, digest FROM audit ORDER BY seq DESC LIMIT 1")?;
+    let (seq, prev) = newest
+        .query_map([], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, Vec<u8>>(1)?)))?
+        .next()
+        .transpose()?
+        .unwrap_or_else(|| (0, vec![0; Sha256Digest::LEN]));
+    let entry = Entry { seq: seq + 1, prev: Sha256Digest::try_from(prev.as_slice())?, root_of_trust, ..entry };
+    let bytes = encode(&entry)?;
+    let digest = Sha256Digest::of(&bytes);
+    let text = String::from_utf8(bytes).map_err(|e| DocumentError::Encode(<serde_json::Error as serde::ser::Error>::custom(e)))?;
+    db.execute(
+        "INSERT INTO audit (seq, entry, digest) VALUES (?1, ?2, ?3)",
+        params![entry.seq, text, digest.as_bytes()],
+    )?;
+    Ok(())
+}

@@ -1,0 +1,273 @@
+//! The service's one SQLite file: what it is, its sealed keys, admins, sites, spent nonces, audit.
+//!
+//! One process has it open at a time (exclusive lock). Every secret in it is an envelope of [`Kek`].
+
+mod admins;
+mod audit;
+mod sites;
+mod spent;
+
+use std::path::Path;
+use std::time::Duration;
+
+use coffer_evidence::BytesError;
+use coffer_manifest::{DocumentError, NameError, RootOfTrust};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, params};
+use zeroize::Zeroizing;
+
+pub use admins::{Admin, Scope};
+pub use audit::{Event, Entry, Subject};
+pub use sites::{EnrollError, RevokeError, SecretState, Site, Standing};
+
+use crate::kek::{Kek, SealError};
+
+/// `PRAGMA user_version` of the schema this build reads and writes.
+const SCHEMA_VERSION: i64 = 1;
+/// `PRAGMA application_id`: ASCII `CofA`.
+const APPLICATION_ID: i64 = 0x436f_6641;
+/// How long a start waits for a predecessor that is still shutting down.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Sealed keys are written once, at `init`.
+const KEY_VERSION: u64 = 1;
+
+const SCHEMA: &str = "
+CREATE TABLE service (
+  one           INTEGER PRIMARY KEY CHECK (one = 1),
+  root_of_trust TEXT NOT NULL,
+  ark           BLOB,
+  epoch         INTEGER NOT NULL
+) STRICT;
+CREATE TABLE sealed_keys (name TEXT PRIMARY KEY, sealed BLOB NOT NULL) STRICT;
+CREATE TABLE admins (
+  kid    TEXT PRIMARY KEY,
+  name   TEXT NOT NULL UNIQUE,
+  public TEXT NOT NULL,
+  scopes TEXT NOT NULL
+) STRICT;
+CREATE TABLE sites (
+  host_data     TEXT PRIMARY KEY,
+  project       TEXT NOT NULL,
+  site          TEXT NOT NULL,
+  root_of_trust TEXT NOT NULL,
+  record        BLOB NOT NULL,
+  enrolled_at   INTEGER NOT NULL,
+  enrolled_by   TEXT NOT NULL,
+  revoked_at    INTEGER,
+  revoked_by    TEXT,
+  revoked_why   TEXT
+) STRICT;
+CREATE UNIQUE INDEX one_active_config_per_site ON sites (project, site) WHERE revoked_at IS NULL;
+CREATE TRIGGER tombstones_stay BEFORE DELETE ON sites
+  BEGIN SELECT RAISE(ABORT, 'sites are never deleted'); END;
+CREATE TRIGGER revocation_stays BEFORE UPDATE ON sites WHEN OLD.revoked_at IS NOT NULL
+  BEGIN SELECT RAISE(ABORT, 'a revoked site never changes'); END;
+CREATE TRIGGER records_stay BEFORE UPDATE OF host_data, project, site, root_of_trust, record ON sites
+  BEGIN SELECT RAISE(ABORT, 'an enrollment never changes'); END;
+CREATE TABLE secrets (
+  path      TEXT NOT NULL,
+  version   INTEGER NOT NULL,
+  host_data TEXT NOT NULL REFERENCES sites (host_data),
+  sealed    BLOB NOT NULL,
+  PRIMARY KEY (path, version)
+) STRICT;
+CREATE TRIGGER secrets_stay BEFORE UPDATE ON secrets
+  BEGIN SELECT RAISE(ABORT, 'secrets are create-only'); END;
+CREATE TABLE spent (token BLOB PRIMARY KEY, forget_at INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+CREATE INDEX spent_by_age ON spent (forget_at);
+CREATE TABLE audit (
+  seq     INTEGER PRIMARY KEY,
+  entry   TEXT NOT NULL,
+  digest  BLOB NOT NULL,
+  project TEXT GENERATED ALWAYS AS (json_extract(entry, '$.project')) VIRTUAL,
+  site    TEXT GENERATED ALWAYS AS (json_extract(entry, '$.site')) VIRTUAL
+) STRICT;
+CREATE INDEX audit_by_site ON audit (project, site, seq);
+CREATE TRIGGER audit_is_append_only_u BEFORE UPDATE ON audit
+  BEGIN SELECT RAISE(ABORT, 'audit is append-only'); END;
+CREATE TRIGGER audit_is_append_only_d BEFORE DELETE ON audit
+  BEGIN SELECT RAISE(ABORT, 'audit is append-only'); END;
+";
+
+/// The database refuses, or says something this build cannot believe.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// Another process has it open.
+    #[error("the database is in use by another process")]
+    InUse,
+    /// SQLite's own error.
+    #[error("database: {0}")]
+    Sqlite(#[source] rusqlite::Error),
+    /// Not a database of this service, or of another version.
+    #[error("database has application id {id:#x} and schema {version}; this build reads {APPLICATION_ID:#x} and {SCHEMA_VERSION}")]
+    Schema {
+        /// `application_id` found.
+        id: i64,
+        /// `user_version` found.
+        version: i64,
+    },
+    /// Sealing or opening a secret.
+    #[error(transparent)]
+    Seal(#[from] SealError),
+    /// A stored record is not what was written.
+    #[error("stored record: {0}")]
+    Record(#[from] DocumentError),
+    /// A stored name is not what was written.
+    #[error("stored name: {0}")]
+    Name(#[from] NameError),
+    /// A stored digest is not what was written.
+    #[error("stored value: {0}")]
+    Bytes(#[from] BytesError),
+    /// A stored JSON text is not what was written.
+    #[error("stored JSON: {0}")]
+    Json(#[from] serde_json::Error),
+    /// A sealed key that `init` always writes is not there.
+    #[error("sealed key `{name}` is missing")]
+    KeyMissing {
+        /// Its name.
+        name: &'static str,
+    },
+    /// The audit log was edited.
+    #[error("audit entry {seq} does not follow from the one before it")]
+    AuditBroken {
+        /// First entry that does not fit.
+        seq: i64,
+    },
+}
+
+impl From<rusqlite::Error> for StoreError {
+    fn from(e: rusqlite::Error) -> Self {
+        match e.sqlite_error_code() {
+            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Self::InUse,
+            _ => Self::Sqlite(e),
+        }
+    }
+}
+
+/// A key the service keeps sealed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ServiceKey {
+    /// Signs tokens: P-256.
+    Token,
+    /// Seals session cookies: AES-256.
+    Cookie,
+}
+
+impl ServiceKey {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Token => "service/token-key",
+            Self::Cookie => "service/cookie-key",
+        }
+    }
+}
+
+/// The open database.
+#[derive(Debug)]
+pub struct Store {
+    db: Connection,
+    kek: Kek,
+    root_of_trust: RootOfTrust,
+}
+
+impl Store {
+    /// Makes the tables in an empty file and fixes the root of trust for good.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn create(path: &Path, kek: Kek, root_of_trust: RootOfTrust, ark: Option<&[u8]>) -> Result<Self, StoreError> {
+        let mut db = connect(path, OpenFlags::SQLITE_OPEN_CREATE)?;
+        let tx = db.transaction()?;
+        tx.execute_batch(SCHEMA)?;
+        tx.execute(
+            "INSERT INTO service (one, root_of_trust, ark, epoch) VALUES (1, ?1, ?2, 0)",
+            params![root_of_trust.to_string(), ark],
+        )?;
+        tx.pragma_update(None, "application_id", APPLICATION_ID)?;
+        tx.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+        tx.commit()?;
+        Ok(Self { db, kek, root_of_trust })
+    }
+
+    /// Opens a database that [`Self::create`] made.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn open(path: &Path, kek: Kek) -> Result<Self, StoreError> {
+        let db = connect(path, OpenFlags::empty())?;
+        let number = |name| db.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+        let (id, version) = (number("application_id")?, number("user_version")?);
+        if (id, version) != (APPLICATION_ID, SCHEMA_VERSION) {
+            return Err(StoreError::Schema { id, version });
+        }
+        let text: String = db.query_row("SELECT root_of_trust FROM service", [], |row| row.get(0))?;
+        Ok(Self { root_of_trust: text.parse()?, db, kek })
+    }
+
+    /// What `init --root-of-trust` said.
+    #[must_use]
+    pub const fn root_of_trust(&self) -> RootOfTrust {
+        self.root_of_trust
+    }
+
+    /// The simulator's ARK certificate, DER; none where the root is AMD's.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn ark(&self) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(self.db.query_row("SELECT ark FROM service", [], |row| row.get(0))?)
+    }
+
+    /// Starts a new epoch: cookies sealed before are refused from now on.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn raise_epoch(&self) -> Result<u64, StoreError> {
+        let epoch: i64 = self.db.query_row("UPDATE service SET epoch = epoch + 1 RETURNING epoch", [], |row| row.get(0))?;
+        Ok(epoch.unsigned_abs())
+    }
+
+    /// Stores one of the service's keys; once only.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn put_key(&self, key: ServiceKey, plain: &[u8]) -> Result<(), StoreError> {
+        let sealed = self.kek.seal(key.name(), KEY_VERSION, plain)?;
+        self.db.execute("INSERT INTO sealed_keys (name, sealed) VALUES (?1, ?2)", params![key.name(), sealed])?;
+        Ok(())
+    }
+
+    /// Opens one of the service's keys.
+    ///
+    /// # Errors
+    /// [`StoreError::Seal`] under another key file.
+    pub fn key(&self, key: ServiceKey) -> Result<Zeroizing<Vec<u8>>, StoreError> {
+        let sealed: Option<Vec<u8>> = self
+            .db
+            .query_row("SELECT sealed FROM sealed_keys WHERE name = ?1", [key.name()], |row| row.get(0))
+            .optional()?;
+        let sealed = sealed.ok_or(StoreError::KeyMissing { name: key.name() })?;
+        Ok(self.kek.open(key.name(), KEY_VERSION, &sealed)?)
+    }
+}
+
+fn connect(path: &Path, extra: OpenFlags) -> Result<Connection, StoreError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | extra;
+    let db = Connection::open_with_flags(path, flags)?;
+    db.busy_timeout(BUSY_TIMEOUT)?;
+    db.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
+    db.pragma_update(None, "journal_mode", "WAL")?;
+    // A release or a refusal is on the disk before the peer hears of it.
+    db.pragma_update(None, "synchronous", "FULL")?;
+    db.pragma_update(None, "foreign_keys", "ON")?;
+    db.pragma_update(None, "secure_delete", "ON")?;
+    Ok(db)
+}
+
+/// Seconds as SQLite keeps them; the year 292 277 026 596 is far enough.
+fn seconds(at: u64) -> i64 {
+    i64::try_from(at).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,403 @@
+//! Enrollments: create-only records, tombstones that stay, and the secrets that belong to them.
+
+use coffer_evidence::HostData;
+use coffer_manifest::{Enrollment, EnrollmentFile, ProjectName, ResourcePath, RootOfTrust, SecretName, SiteName, decode, encode};
+use rusqlite::{Connection, OptionalExtension, Row, params};
+use serde::Serialize;
+use zeroize::Zeroizing;
+
+use super::audit::{Entry, Event, Subject, append};
+use super::{Store, StoreError, seconds};
+
+/// The longest life of a job token, in seconds (DESIGN, Tokens: exp ≤ 10 min).
+pub const MAX_TOKEN_EXPIRATION_S: u32 = 600;
+/// More bases than a site can sensibly have: every vCPU count of a few releases.
+const MAX_LAUNCH_DIGESTS: usize = 256;
+/// A path is written once; versions are for a later format.
+const SECRET_VERSION: u32 = 1;
+/// What `open_risks.aml` must say for an enrollment to need nobody's word.
+const AML_RESTRICTED: &str = "restricted";
+
+/// Why a site is not enrolled.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EnrollError {
+    /// The name was given once, to a site that may be gone: it is never given again.
+    #[error("site `{project}/{site}` is enrolled already with HOST_DATA {existing}{}", if *revoked { ", revoked" } else { "" })]
+    NameTaken {
+        /// Project.
+        project: ProjectName,
+        /// Site.
+        site: SiteName,
+        /// The newest HOST_DATA under this name.
+        existing: HostData,
+        /// Whether that one is revoked.
+        revoked: bool,
+    },
+    /// The same site config again.
+    #[error("HOST_DATA {host_data} is enrolled already")]
+    HostDataTaken {
+        /// The value.
+        host_data: HostData,
+    },
+    /// For another service.
+    #[error("enrollment is for root of trust `{got}`, this service's is `{expected}`")]
+    RootOfTrust {
+        /// In the file.
+        got: RootOfTrust,
+        /// The service's.
+        expected: RootOfTrust,
+    },
+    /// The base leaves AML open and nobody has accepted it.
+    #[error("the base's open risk `aml` is `{got}`, only `{AML_RESTRICTED}` is enrolled without the operator's word")]
+    AmlRisk {
+        /// What the base says.
+        got: String,
+    },
+    /// Names nothing that can be superseded.
+    #[error("enrollment supersedes {old}, which is not the active config of `{project}/{site}`")]
+    Supersedes {
+        /// HOST_DATA to be superseded.
+        old: HostData,
+        /// Project.
+        project: ProjectName,
+        /// Site.
+        site: SiteName,
+    },
+    /// An older config in place of a newer one.
+    #[error("site_svn {got} is lower than {active} of the config it supersedes")]
+    SiteSvn {
+        /// In the file.
+        got: u32,
+        /// Enrolled now.
+        active: u32,
+    },
+    /// A number no site can have.
+    #[error("{field} is {got}, expected {expected}")]
+    Field {
+        /// Which member.
+        field: &'static str,
+        /// Its value.
+        got: usize,
+        /// What is accepted.
+        expected: &'static str,
+    },
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl EnrollError {
+    /// The reason code for the caller.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::NameTaken { .. } => "name_taken",
+            Self::HostDataTaken { .. } => "host_data_taken",
+            Self::RootOfTrust { .. } => "root_of_trust",
+            Self::AmlRisk { .. } => "aml_risk",
+            Self::Supersedes { .. } => "supersedes",
+            Self::SiteSvn { .. } => "site_svn",
+            Self::Field { .. } => "record",
+            Self::Store(_) => "internal",
+        }
+    }
+}
+
+impl From<rusqlite::Error> for EnrollError {
+    fn from(e: rusqlite::Error) -> Self {
+        Self::Store(e.into())
+    }
+}
+
+/// Why nothing is revoked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RevokeError {
+    /// No such site, or none that is active.
+    #[error("site `{project}/{site}` has no active config to revoke")]
+    NotActive {
+        /// Project.
+        project: ProjectName,
+        /// Site.
+        site: SiteName,
+    },
+    /// The caller named another config than the active one.
+    #[error("site `{project}/{site}` is active with HOST_DATA {active}, not {asked}")]
+    OtherConfig {
+        /// Project.
+        project: ProjectName,
+        /// Site.
+        site: SiteName,
+        /// What is active.
+        active: HostData,
+        /// What was asked for.
+        asked: HostData,
+    },
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Whether a record still counts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "standing")]
+pub enum Standing {
+    /// May attest.
+    Active,
+    /// May not, for good.
+    Revoked {
+        /// Unix seconds.
+        revoked_at: u64,
+        /// The admin.
+        revoked_by: String,
+        /// Given reason, or the successor.
+        revoked_why: String,
+    },
+}
+
+/// A row: the record and its history.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Site {
+    /// As enrolled.
+    pub record: Enrollment,
+    /// Unix seconds.
+    pub enrolled_at: u64,
+    /// The admin.
+    pub enrolled_by: String,
+    /// Active or revoked.
+    #[serde(flatten)]
+    pub standing: Standing,
+}
+
+/// A secret, if there is one.
+#[derive(Debug)]
+pub enum SecretState {
+    /// The raw bytes.
+    Present(Zeroizing<Vec<u8>>),
+    /// The record has none of that name.
+    Absent,
+}
+
+impl Store {
+    /// Enrolls a site and revokes the config it supersedes, in one transaction.
+    ///
+    /// # Errors
+    /// See [`EnrollError`].
+    pub fn enroll(&mut self, file: &EnrollmentFile, accept_aml_risk: bool, by: &str, now: u64) -> Result<(), EnrollError> {
+        let record = &file.record;
+        check_record(record, self.root_of_trust, accept_aml_risk)?;
+        let tx = self.db.transaction()?;
+        check_place(&tx, record)?;
+        if let Some(old) = record.supersedes {
+            close(&tx, self.root_of_trust, record, old, by, &format!("superseded by {}", record.host_data), now)?;
+        }
+        tx.execute(
+            "INSERT INTO sites (host_data, project, site, root_of_trust, record, enrolled_at, enrolled_by)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+            params![
+                record.host_data.to_string(),
+                record.project.as_str(),
+                record.site.as_str(),
+                record.root_of_trust.to_string(),
+                encode(record).map_err(StoreError::from)?,
+                seconds(now),
+                by
+            ],
+        )?;
+        let mut put = |secret: SecretName, plain: &[u8]| -> Result<(), EnrollError> {
+            let path = path_of(record, secret).to_string();
+            let sealed = self.kek.seal(&path, u64::from(SECRET_VERSION), plain).map_err(StoreError::from)?;
+            tx.execute(
+                "INSERT INTO secrets (path, version, host_data, sealed) VALUES (?1, ?2, ?3, ?4)",
+                params![path, SECRET_VERSION, record.host_data.to_string(), sealed],
+            )?;
+            Ok(())
+        };
+        put(SecretName::Root, file.secrets.root.expose())?;
+        if let Some(kit) = &file.secrets.kit {
+            put(SecretName::Kit, kit.expose())?;
+        }
+        let detail = format!(
+            "launch_digests={} site_svn={} base_svn={} aml={} accept_aml_risk={accept_aml_risk}",
+            record.launch_digests.len(),
+            record.site_svn,
+            record.base_svn,
+            record.open_risks.aml
+        );
+        append(&tx, self.root_of_trust, Entry::new(now, Event::Enroll, by, "ok", detail, subject(record)))?;
+        tx.commit()?;
+        Ok(())
+    }
+
+    /// The record of a HOST_DATA, revoked or not.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn site(&self, host_data: &HostData) -> Result<Option<Site>, StoreError> {
+        let sql = format!("{SELECT_SITE} WHERE host_data = ?1");
+        self.db.prepare_cached(&sql)?.query_row([host_data.to_string()], site_row).optional()?.transpose()
+    }
+
+    /// Every record ever enrolled, by project, site and age.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn sites(&self) -> Result<Vec<Site>, StoreError> {
+        let mut statement = self.db.prepare(&format!("{SELECT_SITE} ORDER BY project, site, enrolled_at, rowid"))?;
+        statement.query_map([], site_row)?.map(|row| row?).collect()
+    }
+
+    /// Every record a site ever had, newest first.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn history(&self, project: &ProjectName, site: &SiteName) -> Result<Vec<Site>, StoreError> {
+        history(&self.db, project, site)
+    }
+
+    /// Revokes a site's active config and destroys its sealed secrets; the record stays.
+    ///
+    /// # Errors
+    /// See [`RevokeError`].
+    pub fn revoke(
+        &mut self,
+        project: &ProjectName,
+        site: &SiteName,
+        asked: Option<HostData>,
+        by: &str,
+        why: &str,
+        now: u64,
+    ) -> Result<HostData, RevokeError> {
+        let tx = self.db.transaction().map_err(StoreError::from)?;
+        let active = history(&tx, project, site)?.into_iter().find(|row| row.standing == Standing::Active);
+        let Some(active) = active else {
+            return Err(RevokeError::NotActive { project: project.clone(), site: site.clone() });
+        };
+        let host_data = active.record.host_data;
+        if let Some(asked) = asked.filter(|asked| *asked != host_data) {
+            return Err(RevokeError::OtherConfig { project: project.clone(), site: site.clone(), active: host_data, asked });
+        }
+        close(&tx, self.root_of_trust, &active.record, host_data, by, why, now)?;
+        tx.commit().map_err(StoreError::from)?;
+        Ok(host_data)
+    }
+
+    /// Opens a secret.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn secret(&self, path: &ResourcePath) -> Result<SecretState, StoreError> {
+        let text = path.to_string();
+        let sealed: Option<Vec<u8>> = self
+            .db
+            .prepare_cached("SELECT sealed FROM secrets WHERE path = ?1 AND version = ?2")?
+            .query_row(params![text, SECRET_VERSION], |row| row.get(0))
+            .optional()?;
+        match sealed {
+            None => Ok(SecretState::Absent),
+            Some(sealed) => Ok(SecretState::Present(self.kek.open(&text, u64::from(SECRET_VERSION), &sealed)?)),
+        }
+    }
+}
+
+const SELECT_SITE: &str =
+    "SELECT record, enrolled_at, enrolled_by, revoked_at, revoked_by, revoked_why FROM sites";
+
+/// The part of an enrollment that needs no look at what is enrolled.
+fn check_record(record: &Enrollment, root_of_trust: RootOfTrust, accept_aml_risk: bool) -> Result<(), EnrollError> {
+    if record.root_of_trust != root_of_trust {
+        return Err(EnrollError::RootOfTrust { got: record.root_of_trust, expected: root_of_trust });
+    }
+    if !(1..=MAX_LAUNCH_DIGESTS).contains(&record.launch_digests.len()) {
+        let got = record.launch_digests.len();
+        return Err(EnrollError::Field { field: "number of launch_digests", got, expected: "1 to 256" });
+    }
+    if !(1..=MAX_TOKEN_EXPIRATION_S).contains(&record.token_expiration) {
+        let got = record.token_expiration as usize;
+        return Err(EnrollError::Field { field: "token_expiration", got, expected: "1 to 600 seconds" });
+    }
+    if record.open_risks.aml != AML_RESTRICTED && !accept_aml_risk {
+        return Err(EnrollError::AmlRisk { got: record.open_risks.aml.clone() });
+    }
+    Ok(())
+}
+
+/// Names are given once; only the active config of the same name can be superseded.
+fn check_place(db: &Connection, record: &Enrollment) -> Result<(), EnrollError> {
+    let known: bool = db.query_row(
+        "SELECT EXISTS (SELECT 1 FROM sites WHERE host_data = ?1)",
+        [record.host_data.to_string()],
+        |row| row.get(0),
+    )?;
+    if known {
+        return Err(EnrollError::HostDataTaken { host_data: record.host_data });
+    }
+    let newest = history(db, &record.project, &record.site)?.into_iter().next();
+    let (project, site) = (record.project.clone(), record.site.clone());
+    match (newest, record.supersedes) {
+        (None, None) => Ok(()),
+        (Some(row), Some(old)) if row.standing == Standing::Active && row.record.host_data == old => {
+            if record.site_svn < row.record.site_svn {
+                return Err(EnrollError::SiteSvn { got: record.site_svn, active: row.record.site_svn });
+            }
+            Ok(())
+        }
+        (_, Some(old)) => Err(EnrollError::Supersedes { old, project, site }),
+        (Some(row), None) => Err(EnrollError::NameTaken {
+            project,
+            site,
+            existing: row.record.host_data,
+            revoked: row.standing != Standing::Active,
+        }),
+    }
+}
+
+fn history(db: &Connection, project: &ProjectName, site: &SiteName) -> Result<Vec<Site>, StoreError> {
+    let sql = format!("{SELECT_SITE} WHERE project = ?1 AND site = ?2 ORDER BY rowid DESC");
+    let mut statement = db.prepare_cached(&sql)?;
+    statement.query_map([project.as_str(), site.as_str()], site_row)?.map(|row| row?).collect()
+}
+
+/// Revokes one record and destroys its secrets.
+fn close(
+    db: &Connection,
+    root_of_trust: RootOfTrust,
+    record: &Enrollment,
+    host_data: HostData,
+    by: &str,
+    why: &str,
+    now: u64,
+) -> Result<(), StoreError> {
+    db.execute(
+        "UPDATE sites SET revoked_at = ?2, revoked_by = ?3, revoked_why = ?4 WHERE host_data = ?1",
+        params![host_data.to_string(), seconds(now), by, why],
+    )?;
+    db.execute("DELETE FROM secrets WHERE host_data = ?1", [host_data.to_string()])?;
+    let subject = Subject { host_data: Some(host_data), ..subject(record) };
+    append(db, root_of_trust, Entry::new(now, Event::Revoke, by, "ok", why.to_owned(), subject))
+}
+
+fn site_row(row: &Row<'_>) -> rusqlite::Result<Result<Site, StoreError>> {
+    let bytes: Vec<u8> = row.get(0)?;
+    let (enrolled_at, enrolled_by): (i64, String) = (row.get(1)?, row.get(2)?);
+    let standing = match row.get::<_, Option<i64>>(3)? {
+        None => Standing::Active,
+        Some(at) => Standing::Revoked { revoked_at: at.unsigned_abs(), revoked_by: row.get(4)?, revoked_why: row.get(5)? },
+    };
+    Ok(decode(&bytes)
+        .map(|record| Site { record, enrolled_at: enrolled_at.unsigned_abs(), enrolled_by, standing })
+        .map_err(StoreError::from))
+}
+
+fn path_of(record: &Enrollment, secret: SecretName) -> ResourcePath {
+    ResourcePath { project: record.project.clone(), site: record.site.clone(), host_data: record.host_data, secret }
+}
+
+fn subject(record: &Enrollment) -> Subject {
+    Subject {
+        project: Some(record.project.clone()),
+        site: Some(record.site.clone()),
+        host_data: Some(record.host_data),
+    }
+}

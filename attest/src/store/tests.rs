@@ -1,0 +1,165 @@
+use coffer_manifest::disk::RootSecret;
+use coffer_manifest::{Enrollment, EnrollmentFile, KitKey, OpenRisks, ResourcePath, Role, SecretName, Secrets};
+use tempfile::TempDir;
+
+use super::*;
+
+fn record(site: &str, host: u8) -> Enrollment {
+    Enrollment {
+        kind: Default::default(),
+        host_data: HostData::new([host; 32]),
+        project: "demo".parse().unwrap(),
+        site: site.parse().unwrap(),
+        role: Role::Client,
+        site_svn: 1,
+        base_svn: 1,
+        root_of_trust: RootOfTrust::AmdSevSnp,
+        launch_digests: vec![coffer_evidence::LaunchDigest::new([1; 48])],
+        token_expiration: 300,
+        open_risks: OpenRisks { aml: "restricted".to_owned() },
+        supersedes: None,
+    }
+}
+
+fn file(record: Enrollment) -> EnrollmentFile {
+    EnrollmentFile { record, secrets: Secrets { root: RootSecret::new([0xa5; 32]), kit: Some(KitKey::new([0x5a; 32])) } }
+}
+
+fn store() -> (TempDir, Store) {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::create(&dir.path().join("db"), Kek::generate().unwrap(), RootOfTrust::AmdSevSnp, None).unwrap();
+    (dir, store)
+}
+
+use coffer_evidence::HostData;
+
+#[test]
+fn a_name_is_given_once_even_after_revocation() {
+    let (_dir, mut store) = store();
+    let (project, site) = ("demo".parse().unwrap(), "site-1".parse().unwrap());
+    store.enroll(&file(record("site-1", 1)), false, "ada", 10).unwrap();
+    let again = store.enroll(&file(record("site-1", 1)), false, "ada", 11);
+    assert!(matches!(again, Err(EnrollError::HostDataTaken { .. })), "{again:?}");
+    let other = store.enroll(&file(record("site-1", 2)), false, "ada", 11);
+    assert!(matches!(other, Err(EnrollError::NameTaken { revoked: false, .. })), "{other:?}");
+    store.revoke(&project, &site, None, "ada", "gone", 12).unwrap();
+    let after = store.enroll(&file(record("site-1", 2)), false, "ada", 13);
+    assert!(matches!(after, Err(EnrollError::NameTaken { revoked: true, .. })), "{after:?}");
+    let revived = store.enroll(&file(Enrollment { supersedes: Some(HostData::new([1; 32])), ..record("site-1", 2) }), false, "ada", 13);
+    assert!(matches!(revived, Err(EnrollError::Supersedes { .. })), "{revived:?}");
+    let twice = store.revoke(&project, &site, None, "ada", "gone", 14);
+    assert!(matches!(twice, Err(RevokeError::NotActive { .. })), "{twice:?}");
+}
+
+#[test]
+fn superseding_revokes_the_old_config_and_destroys_its_secrets() {
+    let (_dir, mut store) = store();
+    store.enroll(&file(record("site-1", 1)), false, "ada", 10).unwrap();
+    let lower = Enrollment { supersedes: Some(HostData::new([1; 32])), site_svn: 0, ..record("site-1", 2) };
+    assert!(matches!(store.enroll(&file(lower), false, "ada", 11), Err(EnrollError::SiteSvn { got: 0, active: 1 })));
+    store.enroll(&file(Enrollment { supersedes: Some(HostData::new([1; 32])), ..record("site-1", 2) }), false, "ada", 11).unwrap();
+    let old = store.site(&HostData::new([1; 32])).unwrap().unwrap();
+    assert!(matches!(old.standing, Standing::Revoked { revoked_at: 11, .. }), "{old:?}");
+    let path = |host| ResourcePath {
+        project: "demo".parse().unwrap(),
+        site: "site-1".parse().unwrap(),
+        host_data: HostData::new([host; 32]),
+        secret: SecretName::Kit,
+    };
+    assert!(matches!(store.secret(&path(1)).unwrap(), SecretState::Absent));
+    assert!(matches!(store.secret(&path(2)).unwrap(), SecretState::Present(s) if s.as_slice() == [0x5a; 32]));
+}
+
+#[test]
+fn records_of_another_root_or_with_open_aml_are_refused() {
+    let (_dir, mut store) = store();
+    let foreign = Enrollment { root_of_trust: format!("simulated:{}", "ab".repeat(32)).parse().unwrap(), ..record("s", 1) };
+    assert!(matches!(store.enroll(&file(foreign), true, "ada", 1), Err(EnrollError::RootOfTrust { .. })));
+    for aml in ["unrestricted", "unknown", ""] {
+        let open = Enrollment { open_risks: OpenRisks { aml: aml.to_owned() }, ..record("s", 1) };
+        assert!(matches!(store.enroll(&file(open), false, "ada", 1), Err(EnrollError::AmlRisk { .. })), "{aml}");
+    }
+    let none = Enrollment { launch_digests: Vec::new(), ..record("s", 1) };
+    assert!(matches!(store.enroll(&file(none), false, "ada", 1), Err(EnrollError::Field { got: 0, .. })));
+    let long = Enrollment { token_expiration: 601, ..record("s", 1) };
+    assert!(matches!(store.enroll(&file(long), false, "ada", 1), Err(EnrollError::Field { got: 601, .. })));
+    let open = Enrollment { open_risks: OpenRisks { aml: "unrestricted".to_owned() }, ..record("s", 1) };
+    store.enroll(&file(open), true, "ada", 1).unwrap();
+}
+
+#[test]
+fn the_database_keeps_its_promises_against_its_own_connection() {
+    let (_dir, mut store) = store();
+    store.enroll(&file(record("site-1", 1)), false, "ada", 10).unwrap();
+    for sql in [
+        "DELETE FROM sites",
+        "UPDATE sites SET record = x'00'",
+        "UPDATE sites SET site = 'other'",
+        "UPDATE secrets SET sealed = x'00'",
+        "UPDATE audit SET entry = '{}'",
+        "DELETE FROM audit",
+    ] {
+        assert!(store.db.execute(sql, []).is_err(), "{sql}");
+    }
+    store.revoke(&"demo".parse().unwrap(), &"site-1".parse().unwrap(), None, "ada", "x", 11).unwrap();
+    assert!(store.db.execute("UPDATE sites SET revoked_at = NULL", []).is_err());
+}
+
+#[test]
+fn a_nonce_is_spent_once_and_kinds_do_not_mix() {
+    let (_dir, store) = store();
+    assert!(store.spend("challenge", &[1; 32], 100).unwrap());
+    assert!(!store.spend("challenge", &[1; 32], 100).unwrap());
+    assert!(store.spend("admin", &[1; 32], 100).unwrap());
+    assert_eq!(store.forget_spent(100).unwrap(), 0);
+    assert_eq!(store.forget_spent(101).unwrap(), 2);
+}
+
+#[test]
+fn an_edited_audit_log_is_noticed() {
+    let (_dir, store) = store();
+    for at in 1..=3 {
+        store.record(Entry::new(at, Event::Refuse, "id", "code", String::new(), Subject::default())).unwrap();
+    }
+    let (count, head) = store.check_audit().unwrap();
+    assert_eq!(count, 3);
+    assert_ne!(head.as_bytes(), &[0; 32]);
+    store.db.execute_batch("DROP TRIGGER audit_is_append_only_u; DROP TRIGGER audit_is_append_only_d").unwrap();
+    store.db.execute("UPDATE audit SET entry = replace(entry, '\"code\":\"code\"', '\"code\":\"edit\"') WHERE seq = 2", []).unwrap();
+    assert!(matches!(store.check_audit(), Err(StoreError::AuditBroken { seq: 2 })));
+    store.db.execute("DELETE FROM audit WHERE seq = 2", []).unwrap();
+    assert!(matches!(store.check_audit(), Err(StoreError::AuditBroken { seq: 3 })));
+}
+
+#[test]
+fn the_epoch_rises_and_keys_open_only_under_their_key_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("db");
+    let kek = Kek::generate().unwrap();
+    let bytes = *kek.expose();
+    let keyfile = dir.path().join("kek");
+    crate::layout::write_new(&keyfile, 0o600, &bytes).unwrap();
+    let store = Store::create(&path, kek, RootOfTrust::AmdSevSnp, None).unwrap();
+    store.put_key(ServiceKey::Token, b"private").unwrap();
+    assert!(store.put_key(ServiceKey::Token, b"another").is_err());
+    assert!(matches!(store.key(ServiceKey::Cookie), Err(StoreError::KeyMissing { .. })));
+    let first = store.raise_epoch().unwrap();
+    drop(store);
+    let store = Store::open(&path, Kek::read(&keyfile).unwrap()).unwrap();
+    assert_eq!(store.raise_epoch().unwrap(), first + 1);
+    assert_eq!(store.key(ServiceKey::Token).unwrap().as_slice(), b"private");
+    drop(store);
+    let store = Store::open(&path, Kek::generate().unwrap()).unwrap();
+    assert!(matches!(store.key(ServiceKey::Token), Err(StoreError::Seal(SealError::Open { .. }))));
+}
+
+#[test]
+fn no_secret_lies_in_the_file_in_the_clear() {
+    let (dir, mut store) = store();
+    store.enroll(&file(record("site-1", 1)), false, "ada", 10).unwrap();
+    drop(store);
+    for entry in std::fs::read_dir(dir.path()).unwrap() {
+        let bytes = std::fs::read(entry.unwrap().path()).unwrap();
+        assert!(!bytes.windows(32).any(|w| w == [0xa5; 32] || w == [0x5a; 32]));
+    }
+}
