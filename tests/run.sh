@@ -1,0 +1,49 @@
+#!/usr/bin/env bash
+# The one check, and what CI runs: format, lints, builds, licences, every test.
+#   usage: run.sh [--long]     (root on Debian 12 or 13; --long adds fuzzing, memory limits and the benchmark)
+set -euo pipefail
+cd "$(dirname "$0")/.."
+long=; [ "${1:-}" != --long ] || long=yes
+step() { printf '\n== %s (%ss)\n' "$*" "$SECONDS"; }
+tools=$PWD/cache/tools log=$PWD/target/tests.log
+export COFFER_CACHE=$PWD/cache PATH="$tools/bin:$PATH"
+
+step "setup"
+tests/setup.sh --tests
+cargo deny --version >/dev/null 2>&1 || # unoptimised: a minute to build, seconds to run
+  cargo install cargo-deny --quiet --locked --debug --config profile.dev.debug=false --root "$tools"
+
+step "format, shell scripts"
+cargo fmt --all --check
+mapfile -t scripts < <(git ls-files '*.sh' .ci/run)
+shellcheck "${scripts[@]}"
+
+step "licences, bans, sources"
+cargo deny --log-level error check bans licenses sources
+
+step "build"
+cargo build --quiet --release --locked --workspace --bins
+guest-init/build.sh
+
+step "lints"
+cargo clippy --quiet --release --locked --workspace --all-targets -- -D warnings
+
+step "tests"
+mkdir -p target
+status=0
+if cargo nextest --version >/dev/null 2>&1; then
+  cargo nextest run --release --locked --workspace --no-fail-fast ${long:+--run-ignored all} 2>&1 | tee "$log" || status=$?
+else
+  cargo test --release --locked --workspace --no-fail-fast -- ${long:+--include-ignored} 2>&1 | tee "$log" || status=$?
+fi
+if [ -n "$long" ]; then
+  step "fuzzing"
+  tests/fuzz/run.sh 60 || status=$?
+  step "benchmark"
+  tests/bench.sh || status=$?
+fi
+
+count() { grep -E '^ +Summary|^test result' "$log" | grep -oE "[0-9]+ $1" | awk '{ n += $1 } END { print n + 0 }'; }
+step "done"
+echo "$(count passed) passed, $(count failed) failed"
+exit "$status"
