@@ -1,0 +1,87 @@
+//! A bound per source address for everything that happens before a signature holds.
+//!
+//! A fixed table of token buckets, indexed by a keyed hash of the address (IPv6: its /64), so an attacker can neither grow
+//! it nor choose whom to collide with. Two sources in one bucket share a bound; with 4096 buckets that is rare.
+
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::net::IpAddr;
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+const BUCKETS: usize = 4096;
+
+/// The table.
+#[derive(Debug)]
+pub struct SourceBound {
+    buckets: Vec<Mutex<Bucket>>,
+    hasher: RandomState,
+    per_second: f64,
+    burst: f64,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Bucket {
+    tokens: f64,
+    filled: Instant,
+}
+
+impl SourceBound {
+    /// A table in which every source may send `burst` requests at once and `per_second` in the long run.
+    #[must_use]
+    pub fn new(per_second: u32, burst: u32, now: Instant) -> Self {
+        let bucket = Bucket { tokens: f64::from(burst), filled: now };
+        Self {
+            buckets: (0..BUCKETS).map(|_| Mutex::new(bucket)).collect(),
+            hasher: RandomState::new(),
+            per_second: f64::from(per_second),
+            burst: f64::from(burst),
+        }
+    }
+
+    /// Takes one request of `source` out of its bucket; false if there is none left.
+    #[must_use]
+    pub fn allow(&self, source: IpAddr, now: Instant) -> bool {
+        let network = match source.to_canonical() {
+            IpAddr::V4(v4) => u64::from(v4.to_bits()),
+            IpAddr::V6(v6) => (v6.to_bits() >> 64) as u64,
+        };
+        let index = (self.hasher.hash_one(network) % BUCKETS as u64) as usize;
+        // A poisoned bucket holds two numbers, either of which is a valid state.
+        let mut bucket = self.buckets[index].lock().unwrap_or_else(PoisonError::into_inner);
+        let grown = now.saturating_duration_since(bucket.filled).as_secs_f64() * self.per_second;
+        bucket.tokens = (bucket.tokens + grown).min(self.burst);
+        bucket.filled = now;
+        if bucket.tokens < 1.0 {
+            return false;
+        }
+        bucket.tokens -= 1.0;
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_source_gets_its_burst_then_its_rate_and_does_not_starve_others() {
+        let start = Instant::now();
+        let bound = SourceBound::new(2, 5, start);
+        let noisy: IpAddr = "192.0.2.1".parse().unwrap();
+        assert_eq!((0..20).filter(|_| bound.allow(noisy, start)).count(), 5);
+        let quiet = (2..=250).map(|n| IpAddr::from([192, 0, 2, n])).filter(|ip| bound.allow(*ip, start)).count();
+        assert!(quiet >= 240, "{quiet} of 249 others were let through");
+        assert_eq!((0..20).filter(|_| bound.allow(noisy, start + Duration::from_secs(1))).count(), 2);
+    }
+
+    #[test]
+    fn one_ipv6_network_is_one_source() {
+        let start = Instant::now();
+        let bound = SourceBound::new(1, 3, start);
+        let passed = (0..50u16).filter(|n| bound.allow(IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, *n]), start)).count();
+        assert_eq!(passed, 3);
+    }
+}
