@@ -29,9 +29,8 @@ pub enum BytesError {
 /// # Errors
 /// [`BytesError::NotHex`] for any other alphabet (upper case included), [`BytesError::Length`] for any other length.
 pub fn parse_hex<const N: usize>(what: &'static str, text: &str) -> Result<[u8; N], BytesError> {
-    let bytes = data_encoding::HEXLOWER
-        .decode(text.as_bytes())
-        .map_err(|_| BytesError::NotHex { what, got: text.chars().take(80).collect() })?;
+    let bytes =
+        data_encoding::HEXLOWER.decode(text.as_bytes()).map_err(|_| BytesError::NotHex { what, got: text.chars().take(80).collect() })?;
     <[u8; N]>::try_from(bytes.as_slice()).map_err(|_| BytesError::Length { what, got: bytes.len(), expected: N })
 }
 

@@ -364,19 +364,12 @@ fn time((time_tag, text): (u8, &[u8])) -> Result<UnixTime, Malformed> {
         4 | 6 | 9 | 11 => 30,
         _ => 31,
     };
-    let valid = year >= 1970
-        && (1..=12).contains(&month)
-        && (1..=days_in(month)).contains(&day)
-        && hour < 24
-        && minute < 60
-        && second < 60;
+    let valid = year >= 1970 && (1..=12).contains(&month) && (1..=days_in(month)).contains(&day) && hour < 24 && minute < 60 && second < 60;
     if !valid {
         return Err(Malformed);
     }
     let leaps_before = |year: u64| (year - 1) / 4 - (year - 1) / 100 + (year - 1) / 400;
-    let days = (year - 1970) * 365 + leaps_before(year) - leaps_before(1970)
-        + (1..month).map(days_in).sum::<u64>()
-        + (day - 1);
+    let days = (year - 1970) * 365 + leaps_before(year) - leaps_before(1970) + (1..month).map(days_in).sum::<u64>() + (day - 1);
     Ok(UnixTime(((days * 24 + hour) * 60 + minute) * 60 + second))
 }
 
@@ -498,10 +491,23 @@ mod tests {
         assert_eq!(utc("700101000000Z"), Ok(0));
         assert_eq!(utc("230124175826Z"), Ok(1_674_583_106));
         assert_eq!(utc("000229235959Z"), Ok(951_868_799));
-        assert_eq!(general("20480515202521Z"), Ok(2_473_100_721));
+        assert_eq!(general("20480515202521Z"), Ok(2_473_187_121));
         assert_eq!(general("99991231235959Z"), Ok(253_402_300_799));
-        for bad in ["", "Z", "230229000000Z", "231301000000Z", "230100000000Z", "230101240000Z", "230101006000Z",
-            "230101000060Z", "2301010000Z", "230101000000+0000", "23010100000aZ", "690101000000Z", "230101000000"] {
+        for bad in [
+            "",
+            "Z",
+            "230229000000Z",
+            "231301000000Z",
+            "230100000000Z",
+            "230101240000Z",
+            "230101006000Z",
+            "230101000060Z",
+            "2301010000Z",
+            "230101000000+0000",
+            "23010100000aZ",
+            "690101000000Z",
+            "230101000000",
+        ] {
             assert_eq!(utc(bad), Err(Malformed), "{bad}");
         }
         assert_eq!(general("21000229000000Z"), Err(Malformed));

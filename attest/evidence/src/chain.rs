@@ -224,9 +224,10 @@ mod tests {
             bad[at..at + 4].copy_from_slice(&value.to_le_bytes());
             assert!(matches!(parse_cert_table(&bad), Err(CertTableError::Range { .. })), "{at} {value}");
         }
-        assert_eq!(parse_cert_table(&good[..40]), Err(CertTableError::Range {
-            guid: CertKind::Ask.guid(), offset: 48, length: 100, len: 40
-        }));
+        assert_eq!(
+            parse_cert_table(&good[..40]),
+            Err(CertTableError::Range { guid: CertKind::Ask.guid(), offset: 48, length: 100, len: 40 })
+        );
         assert_eq!(parse_cert_table(&[0; 23]), Err(CertTableError::Unterminated { len: 23 }));
         let endless = [&[1_u8; 16][..], &[0; 8]].concat().repeat(MAX_ENTRIES + 1);
         assert_eq!(parse_cert_table(&endless), Err(CertTableError::Unterminated { len: endless.len() }));

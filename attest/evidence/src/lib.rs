@@ -24,12 +24,8 @@ mod vek;
 mod wire;
 
 pub use bytes::{BytesError, parse_hex};
-pub use certificate::{
-    Certificate, CertificateError, Name, PublicKey, SignatureAlgorithm, UnixTime, pem_certificates,
-};
-pub use chain::{
-    CertEntry, CertKind, CertTableError, Guid, MAX_ENTRIES, MAX_ENTRY_LEN, NotGuid, build_cert_table, parse_cert_table,
-};
+pub use certificate::{Certificate, CertificateError, Name, PublicKey, SignatureAlgorithm, UnixTime, pem_certificates};
+pub use chain::{CertEntry, CertKind, CertTableError, Guid, MAX_ENTRIES, MAX_ENTRY_LEN, NotGuid, build_cert_table, parse_cert_table};
 pub use family::{Cpuid, Family, UnknownFamily};
 pub use report::{FirmwareVersion, GuestPolicy, KeyInfo, Report, ReportError, ReportFields, SigningKey};
 pub use tcb::{TcbLayout, TcbVersion};

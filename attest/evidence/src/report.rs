@@ -358,8 +358,7 @@ impl Report {
     /// # Errors
     /// See [`ReportError`]. Every other field may hold anything: judging is the verifier's.
     pub fn parse(bytes: &[u8]) -> Result<Self, ReportError> {
-        let bytes: Box<[u8; Self::LEN]> =
-            Box::new(bytes.try_into().map_err(|_| ReportError::Length { got: bytes.len() })?);
+        let bytes: Box<[u8; Self::LEN]> = Box::new(bytes.try_into().map_err(|_| ReportError::Length { got: bytes.len() })?);
         let version = u32_at(&bytes, offset::VERSION);
         if !Self::VERSIONS.contains(&version) {
             return Err(ReportError::Version { got: version });
@@ -402,11 +401,7 @@ impl fmt::Debug for Report {
 fn tcb_layout(version: u32, cpuid_family: u8, chip_id: &ChipId) -> TcbLayout {
     let (used, rest) = chip_id.as_bytes().split_at(Family::Turin.hwid_len());
     let short_chip_id = rest.iter().all(|b| *b == 0) && used.iter().any(|b| *b != 0);
-    if (version >= 3 && cpuid_family == 0x1A) || (version < 3 && short_chip_id) {
-        TcbLayout::Turin
-    } else {
-        TcbLayout::Legacy
-    }
+    if (version >= 3 && cpuid_family == 0x1A) || (version < 3 && short_chip_id) { TcbLayout::Turin } else { TcbLayout::Legacy }
 }
 
 /// The `N` bytes from `at`. Only called with ranges of [`offset`], all inside a report.

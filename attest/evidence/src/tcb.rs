@@ -35,12 +35,8 @@ impl TcbVersion {
     #[must_use]
     pub const fn from_bytes(layout: TcbLayout, bytes: [u8; 8]) -> Self {
         match layout {
-            TcbLayout::Legacy => {
-                Self { fmc: None, bootloader: bytes[0], tee: bytes[1], snp: bytes[6], microcode: bytes[7] }
-            }
-            TcbLayout::Turin => {
-                Self { fmc: Some(bytes[0]), bootloader: bytes[1], tee: bytes[2], snp: bytes[3], microcode: bytes[7] }
-            }
+            TcbLayout::Legacy => Self { fmc: None, bootloader: bytes[0], tee: bytes[1], snp: bytes[6], microcode: bytes[7] },
+            TcbLayout::Turin => Self { fmc: Some(bytes[0]), bootloader: bytes[1], tee: bytes[2], snp: bytes[3], microcode: bytes[7] },
         }
     }
 
@@ -67,10 +63,7 @@ impl TcbVersion {
             (Some(got), Some(floor)) => got >= floor,
             (None, Some(_)) => false,
         };
-        fmc && self.bootloader >= floor.bootloader
-            && self.tee >= floor.tee
-            && self.snp >= floor.snp
-            && self.microcode >= floor.microcode
+        fmc && self.bootloader >= floor.bootloader && self.tee >= floor.tee && self.snp >= floor.snp && self.microcode >= floor.microcode
     }
 }
 
@@ -80,11 +73,7 @@ impl fmt::Display for TcbVersion {
         if let Some(fmc) = self.fmc {
             write!(f, "fmc {fmc}, ")?;
         }
-        write!(
-            f,
-            "bootloader {}, tee {}, snp {}, microcode {}",
-            self.bootloader, self.tee, self.snp, self.microcode
-        )
+        write!(f, "bootloader {}, tee {}, snp {}, microcode {}", self.bootloader, self.tee, self.snp, self.microcode)
     }
 }
 
@@ -97,10 +86,7 @@ mod tests {
     #[test]
     fn layouts_are_those_of_the_specification() {
         let bytes = [1, 2, 3, 4, 5, 6, 7, 8];
-        assert_eq!(
-            TcbVersion::from_bytes(TcbLayout::Legacy, bytes),
-            TcbVersion { fmc: None, bootloader: 1, tee: 2, snp: 7, microcode: 8 }
-        );
+        assert_eq!(TcbVersion::from_bytes(TcbLayout::Legacy, bytes), TcbVersion { fmc: None, bootloader: 1, tee: 2, snp: 7, microcode: 8 });
         assert_eq!(
             TcbVersion::from_bytes(TcbLayout::Turin, bytes),
             TcbVersion { fmc: Some(1), bootloader: 2, tee: 3, snp: 4, microcode: 8 }

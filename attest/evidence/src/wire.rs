@@ -283,11 +283,9 @@ impl WireReport {
         let refuse = |field| Err(EvidenceError::NoPlace { field, version });
         let cpuid = match (self.cpuid_fam_id, self.cpuid_mod_id, self.cpuid_step) {
             (None, None, None) => None,
-            (family, model, stepping) if version >= 3 => Some(Cpuid {
-                family: family.unwrap_or(0),
-                model: model.unwrap_or(0),
-                stepping: stepping.unwrap_or(0),
-            }),
+            (family, model, stepping) if version >= 3 => {
+                Some(Cpuid { family: family.unwrap_or(0), model: model.unwrap_or(0), stepping: stepping.unwrap_or(0) })
+            }
             _ => return refuse("cpuid_fam_id"),
         };
         if version < 5 && (self.launch_mit_vector.is_some() || self.current_mit_vector.is_some()) {
@@ -379,9 +377,7 @@ impl WireCertificate {
             WireKind::Ark => CertKind::Ark,
             WireKind::Crl => CertKind::Crl,
             WireKind::Empty => CertKind::Empty,
-            WireKind::Other(guid) => {
-                CertKind::Other(guid.parse().map_err(|e| EvidenceError::Json(de::Error::custom(e)))?)
-            }
+            WireKind::Other(guid) => CertKind::Other(guid.parse().map_err(|e| EvidenceError::Json(de::Error::custom(e)))?),
         };
         Ok(CertEntry { kind, data: self.data })
     }
