@@ -12,6 +12,7 @@ mod jwk;
 mod message;
 mod runtime;
 
+pub use coffer_evidence::ReportData;
 pub use error_information::{ErrorInformation, ErrorKind, Refusal};
 pub use json::JsonError;
 pub use jwe::{Jwe, JweError, MAX_JWE_BYTES, SealRandom, open, seal};
@@ -20,4 +21,4 @@ pub use message::{
     Attestation, Challenge, InitData, MAX_ATTESTATION_BYTES, MAX_MESSAGE_BYTES, MAX_TOKEN_BYTES, MessageError, PROTOCOL_VERSION,
     Request, Tee, TokenResponse, attestation_body,
 };
-pub use runtime::{BoundKeys, KeySet, Nonce, Purpose, ReceivedRuntimeData, ReportData, RuntimeData, RuntimeDataError};
+pub use runtime::{BoundKeys, KeySet, Nonce, Purpose, ReceivedRuntimeData, RuntimeData, RuntimeDataError};

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use coffer_evidence::hex_bytes;
+use coffer_evidence::ReportData;
 use data_encoding::BASE64;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
@@ -12,11 +12,6 @@ use sha2::{Digest as _, Sha384};
 
 use crate::json::{JsonError, canonical, check_length, parse_strict};
 use crate::jwk::{JwkError, P384Key, TeePublicKey, X25519Key};
-
-hex_bytes! {
-    /// REPORT_DATA, the 64 bytes at 0x050 of an SNP attestation report: SHA-384 of runtime-data, then 16 zero bytes.
-    ReportData, 64
-}
 
 /// The longest runtime-data read: a nonce, one public key of any kind a client may have, and three of ours.
 const MAX_RUNTIME_DATA_BYTES: usize = 16 * 1024;

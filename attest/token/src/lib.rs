@@ -1,1 +1,20 @@
-//! Attestation results: claims, signing, checking.
+//! Attestation results (EAR in a JWT, signed with ES256) and signed admin calls (JWT, ES384): claims, signing, checking.
+//!
+//! Source: DESIGN, Tokens; draft-ietf-rats-ear; RFC 7519, RFC 7638, RFC 8725. Pure: no clock, no network, no random source;
+//! *now*, keys and random values are arguments. The header is compared, never obeyed: algorithm and type are the caller's, and
+//! the key is one of the caller's, found by `kid`.
+#![forbid(unsafe_code)]
+
+pub mod admin;
+mod check;
+mod claims;
+mod compact;
+mod key;
+
+pub use check::{Checked, Expectation, MAX_SKEW_SECONDS, MAX_TOKEN_BYTES, Reject, Usage, check};
+pub use claims::{Claims, CofferClaims, FormError, GpuVerdict, Hex, MAX_LIFETIME_SECONDS, Subject, Typ, Version1};
+pub use key::{Jkt, JktError, Jwks, KeyError, SignError, Signer};
+
+/// Seconds since 1970-01-01T00:00:00Z.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct UnixTime(pub u64);

@@ -1,0 +1,317 @@
+//! The token key, the public set that checks it, and key thumbprints.
+
+use std::fmt;
+use std::str::FromStr;
+
+use data_encoding::BASE64URL_NOPAD;
+use p256::ecdsa::signature::{Signer as _, Verifier as _};
+use p256::ecdsa::{Signature, SigningKey, VerifyingKey};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use sha2::{Digest as _, Sha256};
+use zeroize::Zeroizing;
+
+use crate::claims::{Claims, Typ};
+use crate::compact;
+
+/// The signature algorithm of tokens. As the stock service's; a P-384 signature would cost as much as the appraisal.
+pub(crate) const ALG: &str = "ES256";
+
+/// The most keys a set may have: the current one, the next, and a few that still cover unexpired tokens.
+const MAX_KEYS: usize = 16;
+
+/// The longest JWKS document read, in bytes.
+const MAX_JWKS_BYTES: usize = 16 * 1024;
+
+/// A key or a key set is refused.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum KeyError {
+    /// Random or stored bytes that are no scalar of the curve; for random bytes, once in 2^32 draws.
+    #[error("bytes are no private key of {curve}\nhint: if they were just drawn, draw again")]
+    Scalar {
+        /// The curve.
+        curve: &'static str,
+    },
+    /// A key set that is too long.
+    #[error("key set is {got} bytes long, at most {MAX_JWKS_BYTES} are read")]
+    TooLong {
+        /// Its size in bytes.
+        got: usize,
+    },
+    /// A key set that is not `{"keys": [{kty, crv, x, y, kid, alg?, use?}]}`; a private member `d` is an unknown one.
+    #[error("key set does not parse: {0}")]
+    Parse(#[source] serde_json::Error),
+    /// No key, or too many.
+    #[error("key set has {got} keys, expected 1 to {MAX_KEYS}")]
+    Count {
+        /// How many.
+        got: usize,
+    },
+    /// A key of another kind, or off the curve.
+    #[error("key `{kid}` is not an EC P-256 public key for ES256 signatures")]
+    Unsupported {
+        /// Its id.
+        kid: String,
+    },
+    /// Two keys with one id.
+    #[error("key id `{kid}` is repeated in the set")]
+    Repeated {
+        /// The id.
+        kid: String,
+    },
+    /// A PEM text that is not a key of the expected kind.
+    #[error("not a {expected} in PEM form")]
+    Pem {
+        /// What was expected.
+        expected: &'static str,
+    },
+}
+
+/// RFC 7638 thumbprint of a public key, the value of `cnf.jkt`: 32 bytes, as text unpadded base64url.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Jkt([u8; Self::LEN]);
+
+impl Jkt {
+    /// Length in bytes.
+    pub const LEN: usize = 32;
+
+    /// Wraps a thumbprint computed elsewhere.
+    #[must_use]
+    pub const fn new(bytes: [u8; Self::LEN]) -> Self {
+        Self(bytes)
+    }
+
+    /// The bytes themselves.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; Self::LEN] {
+        &self.0
+    }
+
+    /// Thumbprint of an EC key given by its curve's name and uncompressed SEC 1 point (0x04, x, y), such as a TLS peer's.
+    /// `None` if the point is not of that form.
+    #[must_use]
+    pub fn of_ec_point(curve: &str, point: &[u8]) -> Option<Self> {
+        let (tag, coordinates) = point.split_first()?;
+        if *tag != 4 || coordinates.is_empty() || coordinates.len() % 2 != 0 {
+            return None;
+        }
+        let (x, y) = coordinates.split_at(coordinates.len() / 2);
+        Some(Self::of_ec(curve, x, y))
+    }
+
+    pub(crate) fn of_ec(curve: &str, x: &[u8], y: &[u8]) -> Self {
+        let (x, y) = (BASE64URL_NOPAD.encode(x), BASE64URL_NOPAD.encode(y));
+        let required = format!(r#"{{"crv":"{curve}","kty":"EC","x":"{x}","y":"{y}"}}"#);
+        Self(Sha256::digest(required.as_bytes()).into())
+    }
+}
+
+impl fmt::Display for Jkt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&BASE64URL_NOPAD.encode(&self.0))
+    }
+}
+
+impl fmt::Debug for Jkt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Jkt({self})")
+    }
+}
+
+/// Text is not a thumbprint.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{got}` is not a key thumbprint: 32 bytes of unpadded base64url")]
+pub struct JktError {
+    got: String,
+}
+
+impl FromStr for Jkt {
+    type Err = JktError;
+
+    fn from_str(text: &str) -> Result<Self, JktError> {
+        let bytes = BASE64URL_NOPAD.decode(text.as_bytes()).ok().and_then(|bytes| bytes.try_into().ok());
+        bytes.map(Self).ok_or_else(|| JktError { got: text.chars().take(80).collect() })
+    }
+}
+
+impl Serialize for Jkt {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Jkt {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        String::deserialize(d)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// The service's token key: EC P-256, zeroized on drop.
+pub struct Signer {
+    key: SigningKey,
+    kid: String,
+}
+
+impl Signer {
+    /// Takes the 32 bytes of a private key: random ones to make a key, stored ones to load it.
+    ///
+    /// # Errors
+    /// [`KeyError::Scalar`]; for random bytes once in 2^32 draws.
+    pub fn from_bytes(bytes: &[u8; 32]) -> Result<Self, KeyError> {
+        let key = SigningKey::from_slice(bytes).map_err(|_| KeyError::Scalar { curve: "P-256" })?;
+        let (x, y) = point(key.verifying_key());
+        let kid = Jkt::of_ec("P-256", &x, &y).to_string();
+        Ok(Self { key, kid })
+    }
+
+    /// The private key's 32 bytes, for storing under a key encryption key.
+    #[must_use]
+    pub fn expose(&self) -> Zeroizing<[u8; 32]> {
+        Zeroizing::new(self.key.to_bytes().into())
+    }
+
+    /// The key's id: its RFC 7638 thumbprint.
+    #[must_use]
+    pub fn kid(&self) -> &str {
+        &self.kid
+    }
+
+    /// The public set with this one key, as served at the JWKS endpoint.
+    #[must_use]
+    pub fn jwks(&self) -> Jwks {
+        Jwks { keys: vec![(self.kid.clone(), *self.key.verifying_key())] }
+    }
+
+    /// Signs claims as a token of type `typ`.
+    ///
+    /// # Errors
+    /// [`SignError`] for claims that [`crate::check`] would refuse whatever it expects: nobody is to get an unusable token.
+    pub fn sign(&self, typ: Typ, claims: &Claims) -> Result<String, SignError> {
+        claims.check_form(typ)?;
+        let payload = serde_json::to_vec(claims).map_err(SignError::Encode)?;
+        let input = compact::signing_input(ALG, typ.name(), &self.kid, &payload);
+        let signature: Signature = self.key.sign(input.as_bytes());
+        Ok(compact::finish(input, &signature.to_bytes()))
+    }
+}
+
+impl fmt::Debug for Signer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Signer(kid {}, private key redacted)", self.kid)
+    }
+}
+
+/// Claims that may not be signed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SignError {
+    /// They break a rule that does not depend on who checks.
+    #[error(transparent)]
+    Form(#[from] crate::claims::FormError),
+    /// They cannot be written as JSON.
+    #[error("claims cannot be encoded: {0}")]
+    Encode(#[source] serde_json::Error),
+}
+
+/// The public keys a relying party takes tokens from, by `kid`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Jwks {
+    keys: Vec<(String, VerifyingKey)>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawJwks {
+    keys: Vec<RawJwk>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawJwk {
+    kty: String,
+    crv: String,
+    x: String,
+    y: String,
+    kid: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    alg: Option<String>,
+    #[serde(rename = "use", default, skip_serializing_if = "Option::is_none")]
+    usage: Option<String>,
+}
+
+impl Jwks {
+    /// Parses `{"keys": [...]}` of EC P-256 public keys, each with a `kid`.
+    ///
+    /// # Errors
+    /// See [`KeyError`]. Total: any bytes give a set or an error.
+    pub fn parse(bytes: &[u8]) -> Result<Self, KeyError> {
+        if bytes.len() > MAX_JWKS_BYTES {
+            return Err(KeyError::TooLong { got: bytes.len() });
+        }
+        let raw: RawJwks = serde_json::from_slice(bytes).map_err(KeyError::Parse)?;
+        if raw.keys.is_empty() || raw.keys.len() > MAX_KEYS {
+            return Err(KeyError::Count { got: raw.keys.len() });
+        }
+        let mut keys: Vec<(String, VerifyingKey)> = Vec::with_capacity(raw.keys.len());
+        for jwk in raw.keys {
+            let key = read_jwk(&jwk).ok_or_else(|| KeyError::Unsupported { kid: jwk.kid.clone() })?;
+            if keys.iter().any(|(kid, _)| *kid == jwk.kid) {
+                return Err(KeyError::Repeated { kid: jwk.kid });
+            }
+            keys.push((jwk.kid, key));
+        }
+        Ok(Self { keys })
+    }
+
+    /// The document [`Self::parse`] reads.
+    ///
+    /// # Errors
+    /// [`KeyError::Parse`] never in practice: the members are strings.
+    pub fn to_bytes(&self) -> Result<Vec<u8>, KeyError> {
+        let keys = self.keys.iter().map(|(kid, key)| write_jwk(kid, key)).collect();
+        serde_json::to_vec(&RawJwks { keys }).map_err(KeyError::Parse)
+    }
+
+    pub(crate) fn has(&self, kid: &str) -> bool {
+        self.keys.iter().any(|(id, _)| id == kid)
+    }
+
+    /// Whether `signature` (r then s, 64 bytes) over `signed` is by the key called `kid`.
+    pub(crate) fn verifies(&self, kid: &str, signed: &[u8], signature: &[u8]) -> bool {
+        let Some((_, key)) = self.keys.iter().find(|(id, _)| id == kid) else { return false };
+        Signature::from_slice(signature).is_ok_and(|signature| key.verify(signed, &signature).is_ok())
+    }
+}
+
+fn point(key: &VerifyingKey) -> ([u8; 32], [u8; 32]) {
+    let point = key.to_sec1_point(false);
+    let (mut x, mut y) = ([0; 32], [0; 32]);
+    // An uncompressed point of P-256 is 0x04, 32 bytes of x, 32 bytes of y (SEC 1, section 2.3.3).
+    x.copy_from_slice(&point.as_bytes()[1..33]);
+    y.copy_from_slice(&point.as_bytes()[33..65]);
+    (x, y)
+}
+
+fn write_jwk(kid: &str, key: &VerifyingKey) -> RawJwk {
+    let (x, y) = point(key);
+    RawJwk {
+        kty: "EC".into(),
+        crv: "P-256".into(),
+        x: BASE64URL_NOPAD.encode(&x),
+        y: BASE64URL_NOPAD.encode(&y),
+        kid: kid.to_owned(),
+        alg: Some(ALG.into()),
+        usage: Some("sig".into()),
+    }
+}
+
+fn read_jwk(jwk: &RawJwk) -> Option<VerifyingKey> {
+    let kind = jwk.kty == "EC" && jwk.crv == "P-256";
+    let purpose = jwk.alg.as_deref().is_none_or(|alg| alg == ALG) && jwk.usage.as_deref().is_none_or(|usage| usage == "sig");
+    if !kind || !purpose || jwk.kid.is_empty() {
+        return None;
+    }
+    let coordinate = |text: &str| BASE64URL_NOPAD.decode(text.as_bytes()).ok().and_then(|bytes| <[u8; 32]>::try_from(bytes).ok());
+    let point = [&[4][..], &coordinate(&jwk.x)?, &coordinate(&jwk.y)?].concat();
+    VerifyingKey::from_sec1_bytes(&point).ok()
+}
