@@ -30,8 +30,5 @@ pub fn path(rel: &str) -> Option<PathBuf> {
 
 /// The folder of the vectors, whether or not it exists.
 fn root() -> PathBuf {
-    env::var_os("COFFER_VECTORS").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/vectors"),
-        PathBuf::from,
-    )
+    env::var_os("COFFER_VECTORS").map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/vectors"), PathBuf::from)
 }
