@@ -3,7 +3,8 @@
 #   usage: run.sh [--long]     (root on Debian 12 or 13; --long adds fuzzing, memory limits and the benchmark)
 set -euo pipefail
 cd "$(dirname "$0")/.."
-long=; [ "${1:-}" != --long ] || long=yes
+nextest=(-E 'not test(/^long_/)') test=(--skip long_) long=
+if [ "${1:-}" = --long ]; then nextest=() test=() long=yes; fi
 step() { printf '\n== %s (%ss)\n' "$*" "$SECONDS"; }
 tools=$PWD/cache/tools log=$PWD/target/tests.log
 export COFFER_CACHE=$PWD/cache PATH="$tools/bin:$PATH"
@@ -32,9 +33,9 @@ step "tests"
 mkdir -p target
 status=0
 if cargo nextest --version >/dev/null 2>&1; then
-  cargo nextest run --release --locked --workspace --no-fail-fast ${long:+--run-ignored all} 2>&1 | tee "$log" || status=$?
+  cargo nextest run --release --locked --workspace --no-fail-fast "${nextest[@]}" 2>&1 | tee "$log" || status=$?
 else
-  cargo test --release --locked --workspace --no-fail-fast -- ${long:+--include-ignored} 2>&1 | tee "$log" || status=$?
+  cargo test --release --locked --workspace --no-fail-fast -- "${test[@]}" 2>&1 | tee "$log" || status=$?
 fi
 if [ -n "$long" ]; then
   step "fuzzing"
