@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{BufWriter, Read, Write};
+use std::io::{BufWriter, Cursor, Read, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread::sleep;
@@ -91,7 +91,7 @@ fn large_image(path: &Path, bytes: u64) {
     for file in 0..bytes / FILE {
         let blocks = FILE / block.len() as u64;
         let numbered = (0..blocks).flat_map(|i| [(file * blocks + i).to_le_bytes().to_vec(), block[8..].to_vec()]);
-        let mut content = Chunks { chunks: numbered, rest: Vec::new() };
+        let mut content = Chunks { chunks: numbered, rest: Cursor::default() };
         tar.append_data(&mut header(FILE), format!("data/{file}"), &mut content).expect("an entry");
     }
     tar.into_inner().expect("a layer").flush().expect("a layer");
@@ -112,18 +112,22 @@ fn large_image(path: &Path, bytes: u64) {
 /// Byte chunks, read one after the other.
 struct Chunks<I> {
     chunks: I,
-    rest: Vec<u8>,
+    rest: Cursor<Vec<u8>>,
 }
 
 impl<I: Iterator<Item = Vec<u8>>> Read for Chunks<I> {
     fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
-        if self.rest.is_empty() {
-            self.rest = self.chunks.next().unwrap_or_default();
+        let n = self.rest.read(into)?;
+        if n > 0 {
+            return Ok(n);
         }
-        let n = self.rest.len().min(into.len());
-        into[..n].copy_from_slice(&self.rest[..n]);
-        self.rest.drain(..n);
-        Ok(n)
+        match self.chunks.next() {
+            Some(chunk) => {
+                self.rest = Cursor::new(chunk);
+                self.rest.read(into)
+            }
+            None => Ok(0),
+        }
     }
 }
 
