@@ -173,7 +173,7 @@ impl Lab {
     #[must_use]
     pub fn admin(&self, args: &[&str]) -> Command {
         let mut command = Command::new(repo::program("coffer-attest"));
-        command.args(args).arg("--dir").arg(self.path("service")).arg("--url").arg(format!("https://127.0.0.1:{}", self.port));
+        command.args(args).arg("--dir").arg(self.path("service"));
         command
     }
 
