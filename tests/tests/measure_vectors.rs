@@ -118,12 +118,7 @@ fn a_digest_that_real_hardware_signed_agrees() {
     let table = HashTable::new(hex(&case.kernel_sha256), hex(&case.initrd_sha256), &case.append);
     let page = table.page(case.hashes_table_gpa as usize % coffer_measure::PAGE_BYTES).unwrap();
     assert_eq!(LaunchDigest::new(sha2::Sha384::digest(page).into()).to_string(), case.hashes_page_sha384);
-    let shape = Shape {
-        vmm: Vmm::Qemu,
-        vcpus: case.vcpus,
-        cpu: case.vcpu_type.parse().unwrap(),
-        guest_features: case.guest_features,
-    };
+    let shape = Shape { vmm: Vmm::Qemu, vcpus: case.vcpus, cpu: case.vcpu_type.parse().unwrap(), guest_features: case.guest_features };
     assert_eq!(measure(&firmware, Some(&table), &shape), Ok(case.launch_digest));
     // MEASUREMENT of the report AMD's key signed: 48 bytes at 0x090.
     let report = fs::read(vectors::path(&case.report).unwrap()).unwrap();

@@ -106,8 +106,19 @@ impl<W: Write> CpioWriter<W> {
         let name_size = u32::try_from(name.len() + 1).map_err(|_| CpioError::Name { name: name.to_owned() })?;
         let (uid, gid, mtime, archive_device, checksum) = (0, 0, 0, (0, 0), 0);
         let fields = [
-            inode, header.mode, uid, gid, header.links, mtime, header.size, archive_device.0, archive_device.1,
-            header.device.0, header.device.1, name_size, checksum,
+            inode,
+            header.mode,
+            uid,
+            gid,
+            header.links,
+            mtime,
+            header.size,
+            archive_device.0,
+            archive_device.1,
+            header.device.0,
+            header.device.1,
+            name_size,
+            checksum,
         ];
         self.put(MAGIC.as_bytes())?;
         for field in fields {

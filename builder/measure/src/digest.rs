@@ -153,13 +153,7 @@ impl Chain {
         }
     }
 
-    fn section(
-        &mut self,
-        section: &Section,
-        firmware: &Firmware,
-        kernel: Option<&HashTable>,
-        vmm: Vmm,
-    ) -> Result<(), MeasureError> {
+    fn section(&mut self, section: &Section, firmware: &Firmware, kernel: Option<&HashTable>, vmm: Vmm) -> Result<(), MeasureError> {
         match section.kind {
             SectionKind::SecMem if vmm == Vmm::Gce => self.unread_range(page_type::UNMEASURED, section),
             SectionKind::SecMem | SectionKind::SvsmCaa => self.unread_range(page_type::ZERO, section),

@@ -69,15 +69,9 @@ impl Quirks {
                 mxcsr: 0,
                 x87_fcw: 0,
             },
-            Vmm::Gce => Self {
-                cs_attributes: 0x9b,
-                ss_attributes: 0x93,
-                tr_attributes: 0x8b,
-                g_pat: 0x0007_0106,
-                rdx: 0x600,
-                mxcsr: 0,
-                x87_fcw: 0,
-            },
+            Vmm::Gce => {
+                Self { cs_attributes: 0x9b, ss_attributes: 0x93, tr_attributes: 0x8b, g_pat: 0x0007_0106, rdx: 0x600, mxcsr: 0, x87_fcw: 0 }
+            }
         }
     }
 }

@@ -142,7 +142,9 @@ impl Apt {
     fn command(&self, program: &str, options: &[OsString], arguments: &[&str]) -> Command {
         let mut command = Command::new(program);
         command.env("LC_ALL", "C").env_remove("APT_CONFIG");
-        for (key, name) in [("Dir::State", "state"), ("Dir::State::Lists", "state/lists"), ("Dir::State::status", "state/status"), ("Dir::Cache", "cache")] {
+        for (key, name) in
+            [("Dir::State", "state"), ("Dir::State::Lists", "state/lists"), ("Dir::State::status", "state/status"), ("Dir::Cache", "cache")]
+        {
             let mut option = OsString::from(format!("-o{key}="));
             option.push(self.root.join(name));
             command.arg(option);
@@ -225,10 +227,9 @@ fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
 fn image_dependency(text: &str) -> Option<Candidate> {
     field(text, "Depends")?.split(',').find_map(|dependency| {
         let (package, version) = dependency.trim().split_once(" (= ")?;
-        package.starts_with("linux-image-").then(|| Candidate {
-            package: package.to_owned(),
-            version: version.trim_end_matches(')').to_owned(),
-        })
+        package
+            .starts_with("linux-image-")
+            .then(|| Candidate { package: package.to_owned(), version: version.trim_end_matches(')').to_owned() })
     })
 }
 

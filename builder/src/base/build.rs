@@ -145,8 +145,7 @@ fn read_init(path: &Path) -> Result<Input, BaseError> {
 /// # Errors
 /// [`BaseError::File`] if the system does not say where this program is.
 pub fn installed_init(root: BaseRoot) -> Result<PathBuf, BaseError> {
-    let program = std::env::current_exe()
-        .map_err(|error| BaseError::File { action: "find", path: "coffer".into(), error })?;
+    let program = std::env::current_exe().map_err(|error| BaseError::File { action: "find", path: "coffer".into(), error })?;
     let name = match root {
         BaseRoot::AmdSevSnp => "coffer-init",
         BaseRoot::Simulated => "coffer-init-simulated",

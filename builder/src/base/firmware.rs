@@ -17,8 +17,7 @@ const FV_SIGNATURE: std::ops::Range<usize> = 0x28..0x2c;
 /// # Errors
 /// [`BaseError::Deb`], or [`BaseError::NoFirmware`] if it is another package.
 pub fn from_deb(name: &str, package: &[u8]) -> Result<Vec<u8>, BaseError> {
-    let files = deb::files(package, |path| path == PATH_IN_PACKAGE)
-        .map_err(|error| BaseError::Deb { name: name.to_owned(), error })?;
+    let files = deb::files(package, |path| path == PATH_IN_PACKAGE).map_err(|error| BaseError::Deb { name: name.to_owned(), error })?;
     let file = files.into_iter().next().ok_or_else(|| BaseError::NoFirmware { name: name.to_owned(), path: PATH_IN_PACKAGE })?;
     Ok(file.data)
 }

@@ -54,8 +54,7 @@ fn same_shape(a: &LaunchShape, b: &LaunchShape) -> bool {
 
 fn read(directory: &Path) -> Result<Base, BaseError> {
     let path = directory.join(name::DOCUMENT);
-    let base: Base =
-        coffer_manifest::decode(&inputs::read(&path)?.data).map_err(|error| BaseError::Document { path, error })?;
+    let base: Base = coffer_manifest::decode(&inputs::read(&path)?.data).map_err(|error| BaseError::Document { path, error })?;
     if base.vmm == "qemu" { Ok(base) } else { Err(BaseError::Vmm { got: base.vmm }) }
 }
 
@@ -66,13 +65,7 @@ fn checked_file(directory: &Path, base: &Base, name: &str) -> Result<(Vec<u8>, S
     let found = BaseFile { size: data.len() as u64, sha256: Sha256Digest::of(&data) };
     match base.files.get(name) {
         Some(said) if *said == found => Ok((data, found.sha256)),
-        Some(said) => Err(BaseError::Changed {
-            path,
-            got: found.sha256,
-            got_size: found.size,
-            expected: said.sha256,
-            size: said.size,
-        }),
+        Some(said) => Err(BaseError::Changed { path, got: found.sha256, got_size: found.size, expected: said.sha256, size: said.size }),
         None => Err(BaseError::Unlisted { path: directory.join(super::build::name::DOCUMENT), name: name.to_owned() }),
     }
 }
