@@ -14,6 +14,8 @@ mod measure;
 mod modules;
 mod output;
 mod shapes;
+#[cfg(test)]
+mod tests;
 
 use std::path::PathBuf;
 

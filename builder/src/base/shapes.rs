@@ -34,6 +34,11 @@ fn features(text: &str) -> Result<u64, std::num::ParseIntError> {
 }
 
 impl ShapeArgs {
+    /// No shape asked for.
+    pub const fn none() -> Self {
+        Self { models: Vec::new(), vcpus: Vec::new(), guest_features: Vec::new() }
+    }
+
     /// True if no shape was asked for.
     pub fn is_empty(&self) -> bool {
         self.models.is_empty() && self.vcpus.is_empty() && self.guest_features.is_empty()
@@ -62,8 +67,7 @@ impl ShapeArgs {
     /// # Errors
     /// As [`ShapeArgs::requested`].
     pub fn with_defaults(&self) -> Result<Vec<Shape>, BaseError> {
-        let none = Self { models: Vec::new(), vcpus: Vec::new(), guest_features: Vec::new() };
-        let mut shapes = none.requested()?;
+        let mut shapes = Self::none().requested()?;
         for shape in self.requested()? {
             if !shapes.contains(&shape) {
                 shapes.push(shape);
