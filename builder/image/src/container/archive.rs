@@ -1,0 +1,573 @@
+//! The outer archive: which members there are, where the layers' bytes lie, and whether their digests are right.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use coffer_manifest::Sha256Digest;
+use flate2::read::MultiGzDecoder;
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+
+use super::SpaceNeed;
+use super::config::{ImageConfig, MAX_CONFIG_BYTES};
+use super::error::ContainerError;
+use super::layer::{Source, TarReader, Type};
+
+const MANIFEST: &str = "manifest.json";
+/// Longest `manifest.json` that is read: a list of layers.
+const MAX_MANIFEST_BYTES: u64 = 1024 * 1024;
+/// Unit of reading, hashing and copying.
+const CHUNK_BYTES: usize = 1024 * 1024;
+/// Decompressed chunks that may wait for whoever hashes and stores them.
+const CHUNKS_WAITING: usize = 4;
+
+/// What an archive is made of, verified.
+pub struct ReadArchive {
+    pub config: ImageConfig,
+    /// Uncompressed layers, lowest first.
+    pub layers: Vec<Blob>,
+}
+
+/// A range of an open file.
+#[derive(Clone, Debug)]
+pub struct Blob {
+    file: Arc<File>,
+    offset: u64,
+    bytes: u64,
+}
+
+impl Blob {
+    /// Reads from the start on.
+    pub fn cursor(&self) -> Cursor<'_> {
+        Cursor { blob: self, position: 0 }
+    }
+
+    /// Copies a range of the blob.
+    pub fn copy_range(&self, from: u64, bytes: u64, out: &mut impl Write) -> Result<(), ContainerError> {
+        let mut chunk = vec![0; CHUNK_BYTES.min(usize::try_from(bytes).unwrap_or(CHUNK_BYTES))];
+        let mut done = 0;
+        while done < bytes {
+            let step = chunk.len().min(usize::try_from(bytes - done).unwrap_or(CHUNK_BYTES));
+            self.read_at(&mut chunk[..step], from + done)
+                .map_err(|source| ContainerError::Read { what: "read a layer", source })?;
+            out.write_all(&chunk[..step]).map_err(|source| ContainerError::Write { source })?;
+            done += step as u64;
+        }
+        Ok(())
+    }
+
+    fn read_at(&self, out: &mut [u8], from: u64) -> io::Result<()> {
+        let end = from.checked_add(out.len() as u64);
+        if end.is_none_or(|end| end > self.bytes) {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.file.read_exact_at(out, self.offset + from)
+    }
+}
+
+/// A position in a [`Blob`].
+pub struct Cursor<'a> {
+    blob: &'a Blob,
+    position: u64,
+}
+
+impl Source for Cursor<'_> {
+    fn read_exact(&mut self, out: &mut [u8]) -> io::Result<()> {
+        self.blob.read_at(out, self.position)?;
+        self.position += out.len() as u64;
+        Ok(())
+    }
+
+    fn skip(&mut self, bytes: u64) -> io::Result<()> {
+        let end = self.position.checked_add(bytes).filter(|end| *end <= self.blob.bytes);
+        self.position = end.ok_or(io::ErrorKind::UnexpectedEof)?;
+        Ok(())
+    }
+
+    fn position(&self) -> u64 {
+        self.position
+    }
+
+    fn at_end(&mut self) -> io::Result<bool> {
+        Ok(self.position == self.blob.bytes)
+    }
+}
+
+impl Read for Cursor<'_> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let step = out.len().min(usize::try_from(self.blob.bytes - self.position).unwrap_or(usize::MAX));
+        self.blob.read_at(&mut out[..step], self.position)?;
+        self.position += step as u64;
+        Ok(step)
+    }
+}
+
+/// See [`super::Container::space_needed`].
+pub fn space_needed(archive: &Path) -> Result<SpaceNeed, ContainerError> {
+    let read = |source| ContainerError::Read { what: "read the container archive", source };
+    let mut file = File::open(archive).map_err(read)?;
+    let size = file.metadata().map_err(read)?.len();
+    let mut magic = [0; 2];
+    let packed = file.read(&mut magic).map_err(read)? == 2 && Compression::of(&magic) == Some(Compression::Gzip);
+    let mut layers = 0;
+    if packed && size > 18 {
+        // RFC 1952: the last four bytes are the size modulo 2^32. Nothing worth shipping grows when it is packed.
+        file.seek(SeekFrom::End(-4)).map_err(read)?;
+        let mut rest = [0; 4];
+        file.read_exact(&mut rest).map_err(read)?;
+        layers = u64::from(u32::from_le_bytes(rest));
+        while layers < size {
+            layers += 1 << 32;
+        }
+    }
+    // What gzip made of it, or would: zstd at a fast level comes out a little larger.
+    let image = if packed { size + size / 4 } else { size - size / 3 };
+    // Packed layers in a plain archive are unpacked too, about three to one.
+    let layers = if packed { layers } else { 2 * size };
+    Ok(SpaceNeed { scratch: layers + image, output: image + (64 << 20) })
+}
+
+/// Finds config and layers, and checks every digest there is.
+pub fn read(archive: &Path, scratch: &Path) -> Result<ReadArchive, ContainerError> {
+    let store = Store::open(archive, scratch)?;
+    let manifest = store.small(MANIFEST, MAX_MANIFEST_BYTES)?;
+    let images: Vec<RawManifest> =
+        serde_json::from_slice(&manifest).map_err(|source| ContainerError::Manifest { source })?;
+    let [image] = <[RawManifest; 1]>::try_from(images).map_err(|images| ContainerError::Images { got: images.len() })?;
+    let config = ImageConfig::parse(&store.small(&image.config, MAX_CONFIG_BYTES)?)?;
+    check_name(&image.config, &[config.digest])?;
+    if image.layers.len() != config.diff_ids.len() {
+        return Err(ContainerError::LayerCount { manifest: image.layers.len(), config: config.diff_ids.len() });
+    }
+    let mut layers = Vec::with_capacity(image.layers.len());
+    for (layer, (name, (stored, expected))) in
+        image.layers.iter().zip(store.layers(&image.layers)?.into_iter().zip(&config.diff_ids)).enumerate()
+    {
+        check_name(name, &[stored.packed, stored.plain])?;
+        if stored.plain != *expected {
+            let name = name.clone();
+            return Err(ContainerError::DiffId { layer, name, got: stored.plain, expected: *expected });
+        }
+        layers.push(stored.blob);
+    }
+    Ok(ReadArchive { config, layers })
+}
+
+/// An element of `manifest.json` (Docker image specification v1.2). Other members say nothing that is not in the config.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct RawManifest {
+    config: String,
+    layers: Vec<String>,
+}
+
+/// A member's name may say a digest: `<hex>.json`, `<hex>.tar`, `blobs/sha256/<hex>`. Then one of its digests must be that.
+fn check_name(name: &str, digests: &[Sha256Digest]) -> Result<(), ContainerError> {
+    let file = name.rsplit('/').next().unwrap_or(name);
+    let stem = file.split('.').next().unwrap_or(file);
+    let stem = stem.strip_prefix("sha256:").unwrap_or(stem);
+    match (stem.parse::<Sha256Digest>(), digests) {
+        (Ok(expected), [got, ..]) if !digests.contains(&expected) => {
+            Err(ContainerError::NameDigest { name: name.to_owned(), got: *got, expected })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A member with its digests.
+#[derive(Clone, Debug)]
+struct Stored {
+    /// Uncompressed.
+    blob: Blob,
+    /// SHA-256 of the member as it is.
+    packed: Sha256Digest,
+    /// SHA-256 of it uncompressed.
+    plain: Sha256Digest,
+}
+
+/// A member of the outer archive.
+enum Member {
+    /// In an uncompressed archive: where it lies.
+    Raw(Blob),
+    /// From a compressed archive: already unpacked.
+    Unpacked(Stored),
+    /// A link to another member.
+    Link(String),
+}
+
+/// The members of an archive by name.
+struct Store<'a> {
+    members: BTreeMap<String, Member>,
+    scratch: &'a Path,
+}
+
+impl<'a> Store<'a> {
+    fn open(archive: &Path, scratch: &'a Path) -> Result<Self, ContainerError> {
+        let read = |source| ContainerError::Read { what: "read the container archive", source };
+        let mut file = File::open(archive).map_err(read)?;
+        let bytes = file.metadata().map_err(read)?.len();
+        let mut magic = Vec::new();
+        Read::by_ref(&mut file).take(6).read_to_end(&mut magic).map_err(read)?;
+        file.rewind().map_err(read)?;
+        let members = match Compression::of(&magic) {
+            None => index(&Blob { file: Arc::new(file), offset: 0, bytes })?,
+            Some(Compression::Gzip) => unpack(file, scratch)?,
+            Some(other) => return Err(other.refuse("the container archive".to_owned())),
+        };
+        Ok(Self { members, scratch })
+    }
+
+    /// The member a name means, through at most one link (`docker save` links equal layers, skopeo its legacy names).
+    fn member(&self, name: &str) -> Result<&Member, ContainerError> {
+        let missing = || ContainerError::NoMember { name: name.to_owned() };
+        let name = normal(name.as_bytes()).ok_or_else(missing)?;
+        match self.members.get(&name).ok_or_else(missing)? {
+            Member::Link(target) => match self.members.get(target) {
+                Some(Member::Link(_)) | None => Err(missing()),
+                Some(member) => Ok(member),
+            },
+            member => Ok(member),
+        }
+    }
+
+    /// Contents of a JSON member.
+    fn small(&self, name: &str, limit: u64) -> Result<Vec<u8>, ContainerError> {
+        let blob = match self.member(name)? {
+            Member::Raw(blob) | Member::Unpacked(Stored { blob, .. }) => blob,
+            Member::Link(_) => return Err(ContainerError::NoMember { name: name.to_owned() }),
+        };
+        if blob.bytes > limit {
+            return Err(ContainerError::MemberSize { name: name.to_owned(), got: blob.bytes, limit });
+        }
+        let mut contents = Vec::new();
+        blob.copy_range(0, blob.bytes, &mut contents)?;
+        Ok(contents)
+    }
+
+    /// Layers by name: hashed, and unpacked where they are not yet, several at a time.
+    fn layers(&self, names: &[String]) -> Result<Vec<Stored>, ContainerError> {
+        let results: Vec<Mutex<Option<Result<Stored, ContainerError>>>> = names.iter().map(|_| Mutex::new(None)).collect();
+        let next = AtomicUsize::new(0);
+        let workers = std::thread::available_parallelism().map_or(1, usize::from).min(names.len());
+        std::thread::scope(|scope| {
+            for _ in 0..workers {
+                scope.spawn(|| {
+                    while let Some((name, slot)) = {
+                        let index = next.fetch_add(1, Ordering::Relaxed);
+                        names.get(index).zip(results.get(index))
+                    } {
+                        let stored = self.layer(name);
+                        *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(stored);
+                    }
+                });
+            }
+        });
+        let unfinished = || ContainerError::Read { what: "read a layer", source: io::ErrorKind::Interrupted.into() };
+        results
+            .into_iter()
+            .map(|slot| slot.into_inner().unwrap_or_else(PoisonError::into_inner).unwrap_or_else(|| Err(unfinished())))
+            .collect()
+    }
+
+    fn layer(&self, name: &str) -> Result<Stored, ContainerError> {
+        match self.member(name)? {
+            Member::Unpacked(stored) => Ok(stored.clone()),
+            Member::Link(_) => Err(ContainerError::NoMember { name: name.to_owned() }),
+            Member::Raw(blob) => {
+                let mut magic = vec![0; blob.bytes.min(6) as usize];
+                let what = || format!("layer `{name}`");
+                let read = |source| ContainerError::Read { what: "read a layer", source };
+                blob.read_at(&mut magic, 0).map_err(read)?;
+                match Compression::of(&magic) {
+                    Some(Compression::Gzip) => Scratch::new(self.scratch)?.store(blob.cursor(), true, what()),
+                    Some(other) => Err(other.refuse(what())),
+                    None => {
+                        let mut hash = Sha256::new();
+                        blob.copy_range(0, blob.bytes, &mut HashWriter(&mut hash))?;
+                        let plain = Sha256Digest::new(hash.finalize().into());
+                        Ok(Stored { blob: blob.clone(), packed: plain, plain })
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Lists the members of an uncompressed archive.
+fn index(archive: &Blob) -> Result<BTreeMap<String, Member>, ContainerError> {
+    let mut members = BTreeMap::new();
+    let mut reader = TarReader::new(archive.cursor());
+    while let Some(entry) = reader.next().map_err(archive_error)? {
+        let blob = Blob { file: Arc::clone(&archive.file), offset: archive.offset + entry.data, bytes: entry.size };
+        add(&mut members, &entry.path, entry.kind, &entry.link, || Ok(Member::Raw(blob)))?;
+    }
+    Ok(members)
+}
+
+/// Unpacks a gzip archive: every member's plain bytes, one behind the other, into one unnamed file.
+fn unpack(archive: File, scratch: &Path) -> Result<BTreeMap<String, Member>, ContainerError> {
+    std::thread::scope(|scope| {
+        let (send, chunks) = sync_channel(CHUNKS_WAITING);
+        scope.spawn(move || {
+            let mut gunzip = MultiGzDecoder::new(BufReader::with_capacity(CHUNK_BYTES, archive));
+            loop {
+                let mut chunk = Vec::with_capacity(CHUNK_BYTES);
+                let result = Read::by_ref(&mut gunzip).take(CHUNK_BYTES as u64).read_to_end(&mut chunk);
+                let over = !matches!(result, Ok(1..));
+                // The receiver hangs up where the archive is refused early.
+                if send.send(result.map(|_| chunk)).is_err() || over {
+                    break;
+                }
+            }
+        });
+        let mut members = BTreeMap::new();
+        let mut scratch = Scratch::new(scratch)?;
+        let mut reader = TarReader::new(Stream { chunks, chunk: Vec::new(), used: 0, position: 0, over: false });
+        while let Some(entry) = reader.next().map_err(archive_error)? {
+            let what = String::from_utf8_lossy(&entry.path).into_owned();
+            let stream = reader.source();
+            let store = || {
+                stream.fill().map_err(|source| ContainerError::Read { what: "unpack the container archive", source })?;
+                let compression = if entry.size < 6 { None } else { Compression::of(stream.ready()) };
+                match compression {
+                    Some(Compression::Gzip) => scratch.store(stream.take(entry.size), true, what),
+                    None => scratch.store(stream.take(entry.size), false, what),
+                    Some(other) => Err(other.refuse(what)),
+                }
+                .map(Member::Unpacked)
+            };
+            add(&mut members, &entry.path, entry.kind, &entry.link, store)?;
+        }
+        Ok(members)
+    })
+}
+
+/// Adds a file or a link to the list; directories and the rest are nothing an image is made of.
+fn add(
+    members: &mut BTreeMap<String, Member>,
+    path: &[u8],
+    kind: Type,
+    link: &[u8],
+    member: impl FnOnce() -> Result<Member, ContainerError>,
+) -> Result<(), ContainerError> {
+    let Some(name) = normal(path) else { return Ok(()) };
+    let member = match kind {
+        Type::File => member()?,
+        Type::HardLink => normal(link).map_or_else(member, |target| Ok(Member::Link(target)))?,
+        Type::Symlink => {
+            // Relative to where the link lies.
+            let directory = name.rfind('/').map_or("", |slash| &name[..slash]);
+            match normal(&[directory.as_bytes(), b"/", link].concat()) {
+                Some(target) => Member::Link(target),
+                None => return Ok(()),
+            }
+        }
+        _ => return Ok(()),
+    };
+    match members.insert(name.clone(), member) {
+        None => Ok(()),
+        Some(_) => Err(ContainerError::MemberTwice { name }),
+    }
+}
+
+/// `./a//b/../c` is `a/c`. `None` for what leads out of the archive, is not text, or is empty.
+fn normal(path: &[u8]) -> Option<String> {
+    let mut parts: Vec<&str> = Vec::new();
+    for part in std::str::from_utf8(path).ok()?.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()?),
+            part => parts.push(part),
+        }
+    }
+    (!parts.is_empty()).then(|| parts.join("/"))
+}
+
+fn archive_error(source: super::layer::TarError) -> ContainerError {
+    ContainerError::Tar { what: "container archive".to_owned(), source }
+}
+
+/// An unnamed file that members are unpacked into.
+struct Scratch {
+    file: Arc<File>,
+    end: u64,
+}
+
+impl Scratch {
+    fn new(directory: &Path) -> Result<Self, ContainerError> {
+        let file = tempfile::tempfile_in(directory)
+            .map_err(|source| ContainerError::Read { what: "create a scratch file", source })?;
+        Ok(Self { file: Arc::new(file), end: 0 })
+    }
+
+    /// Appends a member, decompressed if `gzip`.
+    fn store(&mut self, mut member: impl Read, gzip: bool, what: String) -> Result<Stored, ContainerError> {
+        let failed = |source: io::Error| match source.kind() {
+            io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData => {
+                ContainerError::Gzip { what: what.clone(), source }
+            }
+            _ => ContainerError::Read { what: "unpack the container archive", source },
+        };
+        let start = self.end;
+        let mut plain = Sha256::new();
+        let packed = if gzip {
+            let mut packed = Sha256::new();
+            let mut member = HashReader { inner: member, hash: &mut packed };
+            let mut unpacked = MultiGzDecoder::new(BufReader::with_capacity(CHUNK_BYTES, &mut member));
+            self.append(&mut unpacked, &mut plain).map_err(failed)?;
+            // Bytes behind the compressed data count for the member's own digest.
+            io::copy(&mut member, &mut io::sink()).map_err(failed)?;
+            Some(Sha256Digest::new(packed.finalize().into()))
+        } else {
+            self.append(&mut member, &mut plain).map_err(failed)?;
+            None
+        };
+        let plain = Sha256Digest::new(plain.finalize().into());
+        let packed = packed.unwrap_or(plain);
+        let blob = Blob { file: Arc::clone(&self.file), offset: start, bytes: self.end - start };
+        Ok(Stored { blob, packed, plain })
+    }
+
+    fn append(&mut self, from: &mut impl Read, hash: &mut Sha256) -> io::Result<()> {
+        let mut chunk = vec![0; CHUNK_BYTES];
+        loop {
+            let mut filled = 0;
+            while filled < chunk.len() {
+                match from.read(&mut chunk[filled..])? {
+                    0 => break,
+                    n => filled += n,
+                }
+            }
+            if filled == 0 {
+                return Ok(());
+            }
+            hash.update(&chunk[..filled]);
+            self.file.write_all_at(&chunk[..filled], self.end)?;
+            self.end += filled as u64;
+        }
+    }
+}
+
+struct HashReader<'a, R> {
+    inner: R,
+    hash: &'a mut Sha256,
+}
+
+impl<R: Read> Read for HashReader<'_, R> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let n = self.inner.read(out)?;
+        self.hash.update(&out[..n]);
+        Ok(n)
+    }
+}
+
+struct HashWriter<'a>(&'a mut Sha256);
+
+impl Write for HashWriter<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Chunks that another thread decompresses.
+struct Stream {
+    chunks: Receiver<io::Result<Vec<u8>>>,
+    chunk: Vec<u8>,
+    used: usize,
+    position: u64,
+    over: bool,
+}
+
+impl Stream {
+    /// Makes sure that something is ready, unless all has been read.
+    fn fill(&mut self) -> io::Result<()> {
+        while self.used == self.chunk.len() && !self.over {
+            match self.chunks.recv() {
+                Ok(chunk) => {
+                    self.chunk = chunk?;
+                    self.used = 0;
+                    self.over = self.chunk.is_empty();
+                }
+                Err(_) => self.over = true,
+            }
+        }
+        Ok(())
+    }
+
+    fn ready(&self) -> &[u8] {
+        &self.chunk[self.used..]
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        self.fill()?;
+        let n = out.len().min(self.ready().len());
+        out[..n].copy_from_slice(&self.ready()[..n]);
+        self.used += n;
+        self.position += n as u64;
+        Ok(n)
+    }
+}
+
+impl Source for Stream {
+    fn read_exact(&mut self, out: &mut [u8]) -> io::Result<()> {
+        Read::read_exact(self, out)
+    }
+
+    fn skip(&mut self, bytes: u64) -> io::Result<()> {
+        let skipped = io::copy(&mut Read::take(&mut *self, bytes), &mut io::sink())?;
+        if skipped == bytes { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+    }
+
+    fn position(&self) -> u64 {
+        self.position
+    }
+
+    fn at_end(&mut self) -> io::Result<bool> {
+        self.fill()?;
+        Ok(self.ready().is_empty())
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Compression {
+    Gzip,
+    Zstd,
+    Xz,
+    Bzip2,
+}
+
+impl Compression {
+    /// By magic; a tar begins with a file name, which none of these is.
+    fn of(start: &[u8]) -> Option<Self> {
+        match start {
+            [0x1f, 0x8b, ..] => Some(Self::Gzip),
+            [0x28, 0xb5, 0x2f, 0xfd, ..] => Some(Self::Zstd),
+            [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Some(Self::Xz),
+            [b'B', b'Z', b'h', b'1'..=b'9', ..] => Some(Self::Bzip2),
+            _ => None,
+        }
+    }
+
+    fn refuse(self, what: String) -> ContainerError {
+        let format = match self {
+            Self::Gzip => "gzip",
+            Self::Zstd => "zstd",
+            Self::Xz => "xz",
+            Self::Bzip2 => "bzip2",
+        };
+        ContainerError::Compression { what, format }
+    }
+}
