@@ -124,3 +124,32 @@ impl fmt::Display for Refusal {
         write!(f, "{}: {}", self.code, self.id)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_travels() {
+        let refusal = Refusal::new("launch_digest", "7f3a-19").expect("well formed");
+        let sent = ErrorInformation::new(ErrorKind::AttestationError, &refusal);
+        assert_eq!(
+            serde_json::to_string(&sent).expect("encodes"),
+            r#"{"type":"https://github.com/confidential-containers/kbs/errors/AttestationError","detail":"launch_digest: 7f3a-19"}"#
+        );
+        let received = ErrorInformation::parse(&serde_json::to_vec(&sent).expect("encodes")).expect("parses");
+        assert_eq!(received.refusal(), Some(refusal));
+    }
+
+    #[test]
+    fn only_printable_refusals_are_taken() {
+        for detail in [
+            "launch_digest", "launch_digest:7f", "Launch: 7f", ": 7f", "a: ", "a: \u{1b}[2J", "a\n: 7f", "a: b c", "a: b: c", "\u{e4}: b",
+        ] {
+            let received = ErrorInformation { kind: String::new(), detail: detail.into() };
+            assert_eq!(received.refusal(), None, "{detail:?}");
+        }
+        assert_eq!(Refusal::new(&"a".repeat(65), "b"), None);
+        assert_eq!(Refusal::new("a", &"b".repeat(65)), None);
+    }
+}

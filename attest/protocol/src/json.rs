@@ -157,7 +157,7 @@ mod tests {
             ("-9007199254740992", "smaller than"),
             ("18446744073709551616", "floating point"),
             (&deep, "nested deeper than 8"),
-            (r#""\ud800""#, "surrogate"),
+            (r#""\ud800""#, "hex escape"),
             ("{} {}", "trailing"),
             ("", "EOF"),
         ] {

@@ -233,3 +233,163 @@ fn agree(ours: &SecretKey, theirs: &PublicKey) -> Zeroizing<[u8; 32]> {
     digest.zeroize();
     key
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SECRET: [u8; 32] = [0x5a; 32];
+
+    fn key() -> TeeKey {
+        TeeKey::from_random(&[7; 32]).expect("a scalar")
+    }
+
+    fn sealed() -> Jwe {
+        let random = SealRandom { ephemeral: [8; 32], content_key: [9; 32], iv: [10; 12] };
+        seal(&SECRET, &key().public(), &random).expect("seals")
+    }
+
+    /// The sealed JWE with another protected header over the same ephemeral key.
+    fn with_header(change: impl Fn(&str) -> String) -> Jwe {
+        let jwe = sealed();
+        let text = String::from_utf8(BASE64URL_NOPAD.decode(jwe.protected.as_bytes()).expect("base64url")).expect("text");
+        let changed = change(&text);
+        assert_ne!(changed, text, "the case changes something");
+        Jwe { protected: BASE64URL_NOPAD.encode(changed.as_bytes()), ..jwe }
+    }
+
+    #[test]
+    fn opens_with_its_own_key_only() {
+        assert_eq!(open(&sealed(), &key()).expect("opens").as_slice(), SECRET);
+        let other = TeeKey::from_random(&[6; 32]).expect("a scalar");
+        assert!(matches!(open(&sealed(), &other), Err(JweError::Unwrap)));
+        assert_eq!(Jwe::parse(&sealed().to_bytes()).expect("parses"), sealed());
+    }
+
+    #[test]
+    fn header_is_byte_exact() {
+        let text = BASE64URL_NOPAD.decode(sealed().protected.as_bytes()).expect("base64url");
+        let text = String::from_utf8(text).expect("text");
+        assert!(text.starts_with(r#"{"alg":"ECDH-ES+A256KW","enc":"A256GCM","epk":{"crv":"P-256","kty":"EC","x":""#), "{text}");
+        assert!(!text.contains(' '));
+    }
+
+    #[test]
+    fn refuses_other_headers() {
+        type Refusal = fn(&JweError) -> bool;
+        let algorithm: Refusal = |e| matches!(e, JweError::Algorithm { .. });
+        let header: Refusal = |e| matches!(e, JweError::Header(_));
+        let ephemeral: Refusal = |e| matches!(e, JweError::Ephemeral(_));
+        let content: Refusal = |e| matches!(e, JweError::Content);
+        let cases: [(&str, &str, Refusal); 12] = [
+            ("ECDH-ES+A256KW", "ECDH-ES", algorithm),
+            ("ECDH-ES+A256KW", "RSA-OAEP-256", algorithm),
+            ("ECDH-ES+A256KW", "dir", algorithm),
+            ("A256GCM", "A128GCM", algorithm),
+            ("A256GCM", "A256CBC-HS512", algorithm),
+            ("{\"alg\"", "{\"zip\":\"DEF\",\"alg\"", header),
+            ("{\"alg\"", "{\"crit\":[\"x\"],\"alg\"", header),
+            ("{\"alg\"", "{\"apu\":\"AA\",\"alg\"", header),
+            ("{\"alg\"", "{\"enc\":\"A256GCM\",\"alg\"", header),
+            ("\"crv\"", "\"d\":\"AA\",\"crv\"", header),
+            ("P-256", "P-384", ephemeral),
+            // The same header with a space: the RFC authenticates the text, so the content does not open.
+            ("\"enc\"", " \"enc\"", content),
+        ];
+        for (from, to, expected) in cases {
+            let refused = open(&with_header(|text| text.replacen(from, to, 1)), &key()).expect_err(to);
+            assert!(expected(&refused), "{from} -> {to}: {refused}");
+        }
+    }
+
+    #[test]
+    fn refuses_an_ephemeral_key_off_the_curve() {
+        // Invalid-curve points would leak the handshake's key bit by bit.
+        let jwe = with_header(|text| {
+            let x = text.find("\"x\":\"").expect("has x") + 5;
+            format!("{}{}{}", &text[..x], "A".repeat(43), &text[x + 43..])
+        });
+        assert!(matches!(open(&jwe, &key()), Err(JweError::Ephemeral(JwkError::NotOnCurve { .. }))));
+    }
+
+    #[test]
+    fn refuses_each_changed_member() {
+        let flip = |text: &str| {
+            let mut bytes = BASE64URL_NOPAD.decode(text.as_bytes()).expect("base64url");
+            bytes[0] ^= 1;
+            BASE64URL_NOPAD.encode(&bytes)
+        };
+        let jwe = sealed();
+        for (changed, expected) in [
+            (Jwe { encrypted_key: flip(&jwe.encrypted_key), ..jwe.clone() }, JweError::Unwrap),
+            (Jwe { iv: flip(&jwe.iv), ..jwe.clone() }, JweError::Content),
+            (Jwe { ciphertext: flip(&jwe.ciphertext), ..jwe.clone() }, JweError::Content),
+            (Jwe { tag: flip(&jwe.tag), ..jwe.clone() }, JweError::Content),
+            (Jwe { tag: jwe.iv.clone(), ..jwe.clone() }, JweError::Member { member: "tag" }),
+            (Jwe { iv: jwe.tag.clone(), ..jwe.clone() }, JweError::Member { member: "iv" }),
+            (Jwe { encrypted_key: jwe.tag.clone(), ..jwe.clone() }, JweError::Member { member: "encrypted_key" }),
+            (Jwe { ciphertext: "=".into(), ..jwe.clone() }, JweError::Member { member: "ciphertext" }),
+            (Jwe { protected: "!".into(), ..jwe.clone() }, JweError::Member { member: "protected" }),
+        ] {
+            assert_eq!(open(&changed, &key()).expect_err("changed").to_string(), expected.to_string());
+        }
+    }
+
+    #[test]
+    fn refuses_other_json_forms() {
+        let text = String::from_utf8(sealed().to_bytes()).expect("text");
+        for changed in [
+            text.replacen('{', r#"{"aad":"AA","#, 1),
+            text.replacen('{', r#"{"header":{},"#, 1),
+            text.replacen('{', r#"{"unprotected":{},"#, 1),
+            text.replacen('{', r#"{"recipients":[],"#, 1),
+            text.replacen('{', r#"{"tag":"","#, 1),
+            text.replacen("\"iv\"", "\"IV\"", 1),
+            format!("{text} x"),
+            String::new(),
+        ] {
+            assert!(matches!(Jwe::parse(changed.as_bytes()), Err(JweError::Json(JsonError::Parse { .. }))), "{changed}");
+        }
+        let long = vec![b' '; MAX_JWE_BYTES + 1];
+        assert!(matches!(Jwe::parse(&long), Err(JweError::Json(JsonError::TooLong { .. }))));
+    }
+
+    #[test]
+    fn limits_of_seal() {
+        let random = |ephemeral| SealRandom { ephemeral, content_key: [9; 32], iv: [10; 12] };
+        let most = seal(&[1; MAX_JWE_BYTES / 2], &key().public(), &random([8; 32])).expect("fits");
+        assert_eq!(open(&Jwe::parse(&most.to_bytes()).expect("fits"), &key()).expect("opens").len(), MAX_JWE_BYTES / 2);
+        assert!(matches!(seal(&[1; MAX_JWE_BYTES / 2 + 1], &key().public(), &random([8; 32])), Err(JweError::TooLarge { .. })));
+        for no_scalar in [[0; 32], [0xff; 32]] {
+            assert!(matches!(seal(&SECRET, &key().public(), &random(no_scalar)), Err(JweError::Random(JwkError::Scalar))));
+        }
+    }
+
+    #[test]
+    fn debug_shows_no_secret() {
+        let random = SealRandom { ephemeral: [8; 32], content_key: [9; 32], iv: [10; 12] };
+        for text in [format!("{:?}", key()), format!("{random:?}")] {
+            assert!(text.contains("redacted") && !text.chars().any(|c| c == '['), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn parse_and_open_never_panic(bytes: Vec<u8>, header in "[ -~]{0,200}") {
+            if let Ok(jwe) = Jwe::parse(&bytes) {
+                let _ = open(&jwe, &key());
+            }
+            let jwe = Jwe { protected: BASE64URL_NOPAD.encode(header.as_bytes()), ..sealed() };
+            prop_assert!(open(&jwe, &key()).is_err());
+        }
+
+        #[test]
+        fn round_trip(plaintext: Vec<u8>, ephemeral in 1_u8..255, content_key: [u8; 32], iv: [u8; 12]) {
+            let random = SealRandom { ephemeral: [ephemeral; 32], content_key, iv };
+            let jwe = seal(&plaintext, &key().public(), &random).expect("seals");
+            prop_assert_eq!(&*open(&Jwe::parse(&jwe.to_bytes()).expect("parses"), &key()).expect("opens"), &plaintext);
+        }
+    }
+}

@@ -280,3 +280,73 @@ fn coordinate<const N: usize>(jwk: &Value, member: &'static str) -> Result<[u8; 
 pub(crate) fn decode_fixed<const N: usize>(text: &str) -> Option<[u8; N]> {
     BASE64URL_NOPAD.decode(text.as_bytes()).ok()?.try_into().ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thumbprint_is_rfc_7638() {
+        let point: Vec<u8> = [[4].as_slice(), &[1; 48], &[2; 48]].concat();
+        let key = P384Key::from_sec1(&point).expect("right size");
+        // SHA-256 of {"crv":"P-384","kty":"EC","x":"AQEB…","y":"AgIC…"}, computed with Python's hashlib.
+        assert_eq!(key.thumbprint().to_string(), "6_Wj_nmVPFYtU8uKQPXN66l7Gk9DxRK8aI5GObxJPz0");
+        assert_eq!(key.to_sec1().as_slice(), point);
+        let again: P384Key = serde_json::from_value(serde_json::to_value(&key).expect("encodes")).expect("parses");
+        assert_eq!(again, key);
+    }
+
+    #[test]
+    fn refuses_other_point_forms() {
+        for point in [&[][..], &[4], &[4; 96], &[4; 98], &[2; 97], &[0; 97]] {
+            assert!(P384Key::from_sec1(point).is_err(), "{} bytes", point.len());
+        }
+    }
+
+    #[test]
+    fn our_own_keys_have_no_other_members() {
+        let tls = |members: Value| serde_json::from_value::<P384Key>(members).map_err(|e| e.to_string());
+        let c = "A".repeat(64);
+        assert!(tls(json!({ "kty": "EC", "crv": "P-384", "x": c, "y": c })).is_ok());
+        for (members, reason) in [
+            (json!({ "kty": "EC", "crv": "P-384", "x": c, "y": c, "d": c }), "unknown member `d`"),
+            (json!({ "kty": "EC", "crv": "P-384", "x": c, "y": c, "kid": "1" }), "unknown member `kid`"),
+            (json!({ "kty": "EC", "crv": "P-256", "x": c, "y": c }), "crv `P-256`"),
+            (json!({ "kty": "RSA", "crv": "P-384", "x": c, "y": c }), "kty `RSA`"),
+            (json!({ "kty": "EC", "crv": "P-384", "x": c }), "no text member `y`"),
+            (json!({ "kty": "EC", "crv": "P-384", "x": c, "y": 1 }), "no text member `y`"),
+            (json!({ "kty": "EC", "crv": "P-384", "x": c, "y": &c[1..] }), "not 48 bytes"),
+            (json!({ "kty": "EC", "crv": "P-384", "x": c, "y": c.clone() + "==" }), "not 48 bytes"),
+            (json!("key"), "expected a map"),
+        ] {
+            let refused = tls(members.clone()).expect_err(&members.to_string());
+            assert!(refused.contains(reason), "{members}: {refused}");
+        }
+        // 32 bytes leave two bits over in base64; they must be zero, or one key would have four spellings.
+        let wg = |x: &str| serde_json::from_value::<X25519Key>(json!({ "kty": "OKP", "crv": "X25519", "x": x }));
+        assert!(wg(&"A".repeat(43)).is_ok());
+        assert!(wg(&("A".repeat(42) + "B")).is_err());
+    }
+
+    #[test]
+    fn handshake_keys() {
+        let public = TeeKey::from_random(&[7; 32]).expect("a scalar").public();
+        let with = |member: &str, value: Value| {
+            let mut jwk = public.to_jwk();
+            jwk[member] = value;
+            TeePublicKey::from_jwk(&jwk)
+        };
+        assert_eq!(with("kid", json!("stock clients may add members")), Ok(public.clone()));
+        let unsupported = |member, got: &str, expected| Err(JwkError::Unsupported { member, got: got.into(), expected });
+        assert_eq!(with("crv", json!("P-521")), unsupported("crv", "P-521", "P-256"));
+        assert_eq!(with("kty", json!("RSA")), unsupported("kty", "RSA", "EC"));
+        assert_eq!(with("kty", json!("AKP")), unsupported("kty", "AKP", "EC"));
+        assert_eq!(with("alg", json!("ECDH-ES")), unsupported("alg", "ECDH-ES", ALG));
+        assert_eq!(with("alg", Value::Null), Err(JwkError::Missing { member: "alg" }));
+        assert_eq!(with("d", json!("AA")), Err(JwkError::Private));
+        assert_eq!(with("x", json!("AA")), Err(JwkError::Coordinate { member: "x", bytes: 32 }));
+        assert_eq!(with("x", json!("A".repeat(43))), Err(JwkError::NotOnCurve { curve: "P-256" }));
+        assert_eq!(TeePublicKey::from_jwk(&json!([])), Err(JwkError::Missing { member: "kty" }));
+        assert_eq!(TeeKey::from_random(&[0; 32]).map(|_| ()), Err(JwkError::Scalar));
+    }
+}

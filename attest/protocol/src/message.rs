@@ -292,3 +292,126 @@ impl TokenResponse {
         json!({ "token": self.token }).to_string().into_bytes()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::jwk::TeeKey;
+
+    #[test]
+    fn guest_and_service_agree_on_auth() {
+        for coffer in [false, true] {
+            assert_eq!(Request::parse(&Request::body(coffer)).expect("parses"), Request { tee: Tee::Snp, coffer });
+            let challenge = Challenge { nonce: Nonce::new([5; 32]), coffer };
+            assert_eq!(Challenge::parse(&challenge.to_bytes()).expect("parses"), challenge);
+        }
+        let stock: Value = serde_json::from_slice(&Challenge { nonce: Nonce::new([0; 32]), coffer: false }.to_bytes()).expect("JSON");
+        assert_eq!(stock, json!({ "nonce": "A".repeat(43) + "=", "extra-params": "" }));
+    }
+
+    #[test]
+    fn requests() {
+        let request = |version: &str, extra: Value| {
+            Request::parse(json!({ "version": version, "tee": "snp", "extra-params": extra }).to_string().as_bytes())
+        };
+        for extra in [json!(""), json!(null), json!({}), json!([]), json!({ "selected": [1.5] }), json!({ "supported-hash-algorithms": ["SHA384"] })] {
+            assert_eq!(request("0.4.0", extra).expect("parses"), Request { tee: Tee::Snp, coffer: false });
+        }
+        for (version, extra, reason) in [
+            ("0.4.1", json!(""), "`0.4.1` is not supported; this build speaks 0.4.0"),
+            ("0.2.0", json!(""), "`0.2.0` is not supported"),
+            ("", json!(""), "`` is not supported"),
+            ("0.4.0", json!({ "supported-hash-algorithms": ["sha256"] }), "no SHA-384"),
+            ("0.4.0", json!({ "supported-hash-algorithms": "sha384" }), "no SHA-384"),
+            ("0.4.0", json!({ "coffer": 2 }), "`coffer` is 2"),
+            ("0.4.0", json!({ "coffer": true }), "`coffer` is true"),
+            ("0.4.0", json!({ "coffer": "1" }), "`coffer` is \"1\""),
+        ] {
+            let refused = request(version, extra).expect_err(reason).to_string();
+            assert!(refused.contains(reason), "{refused}");
+        }
+        for text in [
+            r#"{"version":"0.4.0","tee":"snp"}"#,
+            r#"{"version":"0.4.0","tee":"snp","extra-params":"","x":1}"#,
+            r#"{"version":"0.4.0","tee":"snp","tee":"snp","extra-params":""}"#,
+            r#"{"version":0.4,"tee":"snp","extra-params":""}"#,
+            r#"{"version":"0.4.0","tee":{},"extra-params":""}"#,
+        ] {
+            assert!(matches!(Request::parse(text.as_bytes()), Err(MessageError::Json(JsonError::Parse { .. }))), "{text}");
+        }
+        assert!(matches!(Request::parse(&[b' '; MAX_MESSAGE_BYTES + 1]), Err(MessageError::Json(JsonError::TooLong { .. }))));
+    }
+
+    #[test]
+    fn challenges() {
+        let challenge = |extra: Value| {
+            Challenge::parse(json!({ "nonce": Nonce::new([5; 32]), "extra-params": extra }).to_string().as_bytes())
+        };
+        assert!(!challenge(json!({ "selected-hash-algorithm": "SHA384" })).expect("parses").coffer);
+        for (extra, reason) in [
+            (json!({ "selected-hash-algorithm": "sha512" }), "selected hash algorithm"),
+            (json!({ "selected-hash-algorithm": 384 }), "selected hash algorithm"),
+            (json!({ "coffer": 0 }), "`coffer` is 0"),
+        ] {
+            assert!(challenge(extra).expect_err(reason).to_string().contains(reason));
+        }
+        for nonce in ["", "AAAA", "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gIQ=="] {
+            let text = json!({ "nonce": nonce, "extra-params": "" }).to_string();
+            assert!(Challenge::parse(text.as_bytes()).is_err(), "{nonce}");
+        }
+    }
+
+    #[test]
+    fn attestations() {
+        let tee_pubkey = TeeKey::from_random(&[7; 32]).expect("a scalar").public();
+        let data = RuntimeData { nonce: Nonce::new([5; 32]), tee_pubkey, coffer: None };
+        let evidence = json!({ "plat_info": u64::MAX, "cert_chain": null });
+        let body = attestation_body(&data, &evidence, "").expect("encodes");
+        let parsed = Attestation::parse(&body).expect("parses");
+        assert_eq!(parsed.primary_evidence.get(), evidence.to_string(), "evidence reaches its parser as it was sent");
+        assert_eq!(parsed.runtime_data.report_data("").expect("hashes"), data.report_data("").expect("hashes"));
+        assert!(parsed.init_data.is_none() && parsed.additional_evidence.is_empty());
+
+        let text = String::from_utf8(body).expect("text");
+        for (from, to) in [
+            ("\"init-data\":null,", "\"init-data\":null,\"init-data\":null,"),
+            ("\"init-data\":null,", "\"init-data\":null,\"x\":1,"),
+            ("\"init-data\":null", "\"init-data\":{\"format\":\"toml\"}"),
+            ("\"additional_evidence\":\"\"", "\"additional_evidence\":{}"),
+            ("\"additional_evidence\":\"\"", "\"additional_evidence\":\"\",\"y\":1"),
+            ("\"primary_evidence\"", "\"primary-evidence\""),
+            ("\"runtime-data\"", "\"runtime_data\""),
+        ] {
+            let changed = text.replacen(from, to, 1);
+            assert_ne!(changed, text);
+            assert!(matches!(Attestation::parse(changed.as_bytes()), Err(MessageError::Json(JsonError::Parse { .. }))), "{from} -> {to}");
+        }
+        let long = vec![b' '; MAX_ATTESTATION_BYTES + 1];
+        assert!(matches!(Attestation::parse(&long), Err(MessageError::Json(JsonError::TooLong { .. }))));
+    }
+
+    #[test]
+    fn tokens() {
+        let answer = TokenResponse { token: "a.b.c".into() };
+        assert_eq!(TokenResponse::parse(&answer.to_bytes()).expect("parses"), answer);
+        assert!(!format!("{answer:?}").contains("a.b.c"));
+        for text in ["{}", r#"{"token":1}"#, r#"{"token":"a","token":"b"}"#, r#"{"token":"a","x":1}"#] {
+            assert!(TokenResponse::parse(text.as_bytes()).is_err(), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn parsers_never_panic(bytes: Vec<u8>, text in r#"[\[\]{}:,"a-z0-9 -]{0,80}"#) {
+            for input in [bytes.as_slice(), text.as_bytes()] {
+                let _ = Request::parse(input);
+                let _ = Challenge::parse(input);
+                let _ = Attestation::parse(input);
+                let _ = TokenResponse::parse(input);
+                let _ = crate::ErrorInformation::parse(input);
+            }
+        }
+    }
+}
