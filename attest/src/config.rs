@@ -68,11 +68,15 @@ pub enum ConfigError {
 /// The settings, decided.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
+    /// The service's name in its certificate; admins sign their calls for it.
+    pub tls_name: String,
     /// `iss` of every token.
     pub issuer: String,
-    /// `aud` of every token.
+    /// `aud` of job tokens.
     pub audience: String,
-    /// Lowest TCB per accepted family; a family that is not in here is refused.
+    /// Families whose evidence is accepted; each has a floor.
+    pub families: Vec<Family>,
+    /// Lowest TCB per family.
     pub floors: BTreeMap<Family, TcbVersion>,
     /// Bounds.
     pub limits: Limits,
@@ -102,6 +106,7 @@ impl Default for Limits {
 struct Raw {
     #[serde(rename = "schema")]
     _schema: Schema,
+    tls_name: String,
     issuer: String,
     audience: String,
     families: Vec<FamilyName>,
@@ -165,10 +170,17 @@ impl Config {
     fn parse(path: &str, text: &str) -> Result<Self, ConfigError> {
         let raw: Raw = toml::from_str(text).map_err(|source| ConfigError::Parse { path: path.to_owned(), source })?;
         let mut floors = BTreeMap::new();
+        for (name, floor) in &raw.tcb_floor {
+            let (family, shown) = name.decided();
+            floors.insert(family, decide_floor(path, family, shown, *floor)?);
+        }
+        let mut families = Vec::new();
         for name in &raw.families {
             let (family, shown) = name.decided();
-            let floor = raw.tcb_floor.get(name).ok_or(ConfigError::NoFloor { path: path.to_owned(), family: shown })?;
-            floors.insert(family, decide_floor(path, family, shown, *floor)?);
+            if !floors.contains_key(&family) {
+                return Err(ConfigError::NoFloor { path: path.to_owned(), family: shown });
+            }
+            families.push(family);
         }
         for (field, got) in [
             ("limits.connections", raw.limits.connections),
@@ -179,7 +191,7 @@ impl Config {
                 return Err(ConfigError::Limit { path: path.to_owned(), field, got });
             }
         }
-        Ok(Self { issuer: raw.issuer, audience: raw.audience, floors, limits: raw.limits })
+        Ok(Self { tls_name: raw.tls_name, issuer: raw.issuer, audience: raw.audience, families, floors, limits: raw.limits })
     }
 }
 
@@ -210,6 +222,7 @@ pub fn initial_text(root_of_trust: RootOfTrust, tls_name: &str, simulated_floors
         text,
         "# Settings of coffer-attest. Root of trust: {root_of_trust}, fixed at init.\n\
          schema = {SCHEMA}\n\
+         tls_name = \"{tls_name}\"\n\
          issuer = \"https://{tls_name}\"\n\
          audience = \"coffer\"\n\n\
          # Families whose evidence is accepted, each with the lowest TCB: every component of the reported, committed,\n\
@@ -239,7 +252,7 @@ pub fn initial_text(root_of_trust: RootOfTrust, tls_name: &str, simulated_floors
 mod tests {
     use super::*;
 
-    const GOOD: &str = "schema = 1\nissuer = \"https://a\"\naudience = \"coffer\"\nfamilies = [\"turin\"]\n\
+    const GOOD: &str = "schema = 1\ntls_name = \"a\"\nissuer = \"https://a\"\naudience = \"coffer\"\nfamilies = [\"turin\"]\n\
                         [tcb_floor.turin]\nfmc = 1\nbootloader = 1\ntee = 1\nsnp = 1\nmicrocode = 1\n";
 
     #[test]
@@ -259,7 +272,8 @@ mod tests {
             ("schema = 1", "schema = 1\nextra = 1", "unknown field `extra`"),
             ("issuer = \"https://a\"\n", "", "missing field `issuer`"),
             ("fmc = 1\n", "", "needs `fmc`"),
-            ("[tcb_floor.turin]", "[tcb_floor.genoa]", "family `turin` is accepted but has no [tcb_floor.turin]"),
+            ("[tcb_floor.turin]", "[tcb_floor.genoa]", "has `fmc`, which only Turin has"),
+            ("\"turin\"", "\"turin\", \"genoa\"", "family `genoa` is accepted but has no [tcb_floor.genoa]"),
             ("\"turin\"", "\"rome\"", "unknown variant `rome`"),
             ("snp = 1", "snp = 256", "256"),
             ("microcode = 1\n", "microcode = 1\n[limits]\nconnections = 0\nrequests_per_second_per_source = 1\nburst_per_source = 1\n", "limits.connections is 0"),

@@ -93,6 +93,12 @@ impl Layout {
         self.0.join("tls/ca.pem")
     }
 
+    /// URL of the service while it runs.
+    #[must_use]
+    pub fn listening(&self) -> PathBuf {
+        self.0.join("listening")
+    }
+
     /// Server certificate, PEM.
     #[must_use]
     pub fn tls_cert(&self) -> PathBuf {
@@ -179,6 +185,18 @@ pub fn write_new(path: &Path, mode: u32, bytes: &[u8]) -> Result<(), LayoutError
         .map_err(io_error("create", path))?;
     file.write_all(bytes).map_err(io_error("write", path))?;
     file.sync_all().map_err(io_error("sync", path))
+}
+
+/// Writes a file beside its name and renames it.
+///
+/// # Errors
+/// See [`LayoutError::Io`].
+pub fn replace(path: &Path, mode: u32, bytes: &[u8]) -> Result<(), LayoutError> {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(format!(".new-{}", std::process::id()));
+    let beside = PathBuf::from(beside);
+    write_new(&beside, mode, bytes)?;
+    fs::rename(&beside, path).map_err(io_error("rename to", path))
 }
 
 /// Reads a small file.

@@ -1,5 +1,37 @@
 //! Attestation service: verifier, key broker, token issuer.
 #![forbid(unsafe_code)]
-#![allow(dead_code)]
-mod kek; mod layout; mod clock; mod store; mod session; mod config; mod tls; mod http { pub mod rate; pub mod problem; }
-fn main() {}
+
+mod cli;
+mod client;
+mod clock;
+mod config;
+mod failure;
+mod http;
+mod init;
+mod judge;
+mod kek;
+mod layout;
+mod net;
+mod serve;
+mod session;
+mod site;
+mod store;
+mod tls;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use cli::{Cli, Command};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let done = match &cli.command {
+        Command::Init(args) => init::run(args),
+        Command::Serve(args) => serve::run(args),
+        Command::Site { command } => site::run(command),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}

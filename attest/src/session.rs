@@ -5,8 +5,9 @@
 
 use std::fmt;
 
-use coffer_evidence::{HostData, LaunchDigest};
-use coffer_protocol::{Nonce, Purpose};
+use coffer_kbs_policy::EvidenceFacts;
+use coffer_protocol::Nonce;
+use coffer_token::CofferClaims;
 use data_encoding::BASE64URL_NOPAD;
 use hkdf::Hkdf;
 use serde::de::DeserializeOwned;
@@ -60,14 +61,10 @@ pub struct Attested {
     pub expires_at: u64,
     /// Where secrets are encrypted to: the JWK `tee-pubkey`.
     pub tee_pubkey: serde_json::Value,
-    /// HOST_DATA of the report.
-    pub host_data: HostData,
-    /// Launch digest of the report.
-    pub launch_digest: LaunchDigest,
-    /// What the handshake was for.
-    pub purpose: Purpose,
-    /// Verified claims, as the policy reads them.
-    pub claims: serde_json::Value,
+    /// What was verified, as the token says it.
+    pub coffer: CofferClaims,
+    /// What was verified, as policies see it.
+    pub facts: EvidenceFacts,
     /// The id under which the attestation is in the audit log.
     pub id: String,
 }

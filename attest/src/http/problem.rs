@@ -33,6 +33,10 @@ impl fmt::Display for RefusalId {
     }
 }
 
+/// The reason code of a response, for the counters.
+#[derive(Debug, Clone)]
+pub struct Code(pub String);
+
 /// A refusal, ready to be sent.
 #[derive(Debug)]
 pub struct Problem {
@@ -97,7 +101,9 @@ impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let body = serde_json::to_vec(&self.information()).unwrap_or_default();
         let headers = [(CONTENT_TYPE, "application/problem+json"), (CACHE_CONTROL, "no-store")];
-        (self.status, headers, body).into_response()
+        let mut response = (self.status, headers, body).into_response();
+        response.extensions_mut().insert(Code(self.code));
+        response
     }
 }
 

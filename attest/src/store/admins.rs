@@ -48,20 +48,6 @@ impl Store {
         Ok(())
     }
 
-    /// Every admin; a service has a handful.
-    ///
-    /// # Errors
-    /// See [`StoreError`].
-    pub fn admins(&self) -> Result<Vec<Admin>, StoreError> {
-        let mut statement = self.db.prepare("SELECT kid, name, public, scopes FROM admins ORDER BY name")?;
-        let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get::<_, String>(3)?)))?;
-        rows.map(|row| {
-            let (kid, name, public, scopes) = row?;
-            Ok(Admin { kid, name, public, scopes: serde_json::from_str(&scopes)? })
-        })
-        .collect()
-    }
-
     /// The admin with a key id.
     ///
     /// # Errors

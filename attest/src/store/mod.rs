@@ -74,6 +74,7 @@ CREATE TRIGGER secrets_stay BEFORE UPDATE ON secrets
   BEGIN SELECT RAISE(ABORT, 'secrets are create-only'); END;
 CREATE TABLE spent (token BLOB PRIMARY KEY, forget_at INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 CREATE INDEX spent_by_age ON spent (forget_at);
+CREATE TABLE token_facts (id TEXT PRIMARY KEY, facts TEXT NOT NULL, forget_at INTEGER NOT NULL) STRICT;
 CREATE TABLE audit (
   seq     INTEGER PRIMARY KEY,
   entry   TEXT NOT NULL,

@@ -205,7 +205,7 @@ impl Store {
                 by
             ],
         )?;
-        let mut put = |secret: SecretName, plain: &[u8]| -> Result<(), EnrollError> {
+        let put = |secret: SecretName, plain: &[u8]| -> Result<(), EnrollError> {
             let path = path_of(record, secret).to_string();
             let sealed = self.kek.seal(&path, u64::from(SECRET_VERSION), plain).map_err(StoreError::from)?;
             tx.execute(

@@ -1,6 +1,7 @@
-//! What may be used once: challenge nonces and the ids of admin calls.
+//! What is remembered for a while: used nonces, used admin calls, and the facts behind stock clients' tokens.
 
-use rusqlite::params;
+use coffer_kbs_policy::EvidenceFacts;
+use rusqlite::{OptionalExtension, params};
 
 use super::{Store, StoreError, seconds};
 
@@ -18,11 +19,34 @@ impl Store {
         Ok(inserted == 1)
     }
 
+    /// Keeps what was verified behind a token until the token expires.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn put_facts(&self, token_id: &str, facts: &EvidenceFacts, forget_at: u64) -> Result<(), StoreError> {
+        self.db.execute(
+            "INSERT INTO token_facts (id, facts, forget_at) VALUES (?1, ?2, ?3)",
+            params![token_id, serde_json::to_string(facts)?, seconds(forget_at)],
+        )?;
+        Ok(())
+    }
+
+    /// What was verified behind a token.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn facts(&self, token_id: &str) -> Result<Option<EvidenceFacts>, StoreError> {
+        let text: Option<String> =
+            self.db.query_row("SELECT facts FROM token_facts WHERE id = ?1", [token_id], |row| row.get(0)).optional()?;
+        Ok(text.map(|text| serde_json::from_str(&text)).transpose()?)
+    }
+
     /// Drops what can no longer be presented.
     ///
     /// # Errors
     /// See [`StoreError`].
-    pub fn forget_spent(&self, now: u64) -> Result<usize, StoreError> {
-        Ok(self.db.execute("DELETE FROM spent WHERE forget_at < ?1", [seconds(now)])?)
+    pub fn forget(&self, now: u64) -> Result<usize, StoreError> {
+        let facts = self.db.execute("DELETE FROM token_facts WHERE forget_at < ?1", [seconds(now)])?;
+        Ok(facts + self.db.execute("DELETE FROM spent WHERE forget_at < ?1", [seconds(now)])?)
     }
 }

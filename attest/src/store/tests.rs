@@ -111,8 +111,8 @@ fn a_nonce_is_spent_once_and_kinds_do_not_mix() {
     assert!(store.spend("challenge", &[1; 32], 100).unwrap());
     assert!(!store.spend("challenge", &[1; 32], 100).unwrap());
     assert!(store.spend("admin", &[1; 32], 100).unwrap());
-    assert_eq!(store.forget_spent(100).unwrap(), 0);
-    assert_eq!(store.forget_spent(101).unwrap(), 2);
+    assert_eq!(store.forget(100).unwrap(), 0);
+    assert_eq!(store.forget(101).unwrap(), 2);
 }
 
 #[test]

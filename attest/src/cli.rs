@@ -1,0 +1,180 @@
+//! The command line. Its help is a golden file: `tests/golden/help.txt`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+const EXAMPLE: &str = "\
+Example, on a machine without SEV-SNP:
+  coffer-simulator init sim
+  coffer-attest init --dir service --root-of-trust simulated:sim/ark.pem --tls-name attest.demo.test
+  coffer-attest serve --dir service --listen 127.0.0.1:8999 &
+  coffer-attest site enroll out/enroll/site-1.json --dir service
+
+Exit codes:
+  0  done
+  1  something on this machine: a file, a key, the database
+  2  wrong command line
+  3  the service refused
+  4  the service was not reached, or is not the one that is pinned";
+
+/// Attestation service: judges evidence, releases secrets, issues tokens
+#[derive(Debug, Parser)]
+#[command(name = "coffer-attest", version, after_help = EXAMPLE, max_term_width = 100)]
+pub struct Cli {
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make a new service folder: settings, database, keys, certificates
+    Init(Init),
+    /// Run the service
+    Serve(Serve),
+    /// Enroll, list, show and revoke sites of a running service
+    Site {
+        /// What to do
+        #[command(subcommand)]
+        command: SiteCommand,
+    },
+}
+
+/// `init`
+#[derive(Debug, Args)]
+pub struct Init {
+    /// Folder to make; must not exist
+    #[arg(long)]
+    pub dir: PathBuf,
+    /// What must have signed evidence: `amd-sev-snp`, or `simulated:` and a simulator's ARK certificate
+    #[arg(long, value_name = "amd-sev-snp|simulated:ARK.pem")]
+    pub root_of_trust: String,
+    /// DNS name in the server certificate, which site configs name as `tls_name`
+    #[arg(long, value_name = "NAME")]
+    pub tls_name: String,
+    /// Name of the first admin
+    #[arg(long, value_name = "NAME", default_value = "admin")]
+    pub admin: String,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `serve`
+#[derive(Debug, Args)]
+pub struct Serve {
+    /// Folder that `init` made
+    #[arg(long)]
+    pub dir: PathBuf,
+    /// Address to listen on; port 0 takes a free one
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub listen: SocketAddr,
+    /// Print what is listened on as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What to do with sites
+#[derive(Debug, Subcommand)]
+pub enum SiteCommand {
+    /// Enroll a site from the enroll/<site>.json of `coffer build`
+    Enroll {
+        /// Enrollment file
+        file: PathBuf,
+        /// Accept that the base leaves the host's ACPI tables unrestricted
+        #[arg(long)]
+        accept_aml_risk: bool,
+        /// Where
+        #[command(flatten)]
+        access: Access,
+    },
+    /// List every site ever enrolled
+    List {
+        /// Where
+        #[command(flatten)]
+        access: Access,
+    },
+    /// Show a site's record, history and last decisions
+    Show {
+        /// `<project>/<site>`
+        site: String,
+        /// Where
+        #[command(flatten)]
+        access: Access,
+    },
+    /// Revoke a site for good: its next challenge, renewal and boot are refused
+    Revoke {
+        /// `<project>/<site>`, or the HOST_DATA of its active config
+        site: String,
+        /// Why, for the audit log
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
+        /// Where
+        #[command(flatten)]
+        access: Access,
+    },
+}
+
+/// How to reach the service
+#[derive(Debug, Args)]
+pub struct Access {
+    /// Service folder on this machine; stands for --url, --ca and --admin-key
+    #[arg(long, conflicts_with_all = ["url", "ca", "admin_key"], required_unless_present_all = ["url", "ca", "admin_key"])]
+    pub dir: Option<PathBuf>,
+    /// Address of the service
+    #[arg(long, value_name = "https://HOST:PORT")]
+    pub url: Option<String>,
+    /// Name in the service's certificate, where it is not the host in --url
+    #[arg(long, value_name = "NAME", conflicts_with = "dir")]
+    pub tls_name: Option<String>,
+    /// CA certificate of the service, PEM; nothing else is trusted
+    #[arg(long, value_name = "FILE")]
+    pub ca: Option<PathBuf>,
+    /// Private key of an admin, PEM
+    #[arg(long, value_name = "FILE")]
+    pub admin_key: Option<PathBuf>,
+    /// Print the answer as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_whole_help_is_the_golden_file() {
+        let mut text = String::new();
+        let mut command = Cli::command();
+        command.build();
+        let mut stack = vec![command];
+        while let Some(mut command) = stack.pop() {
+            let help = command.render_long_help();
+            text.push_str(&format!("$ {} --help\n{help}\n", command.get_bin_name().unwrap_or("coffer-attest")));
+            let mut subcommands: Vec<_> = command.get_subcommands().filter(|c| c.get_name() != "help").cloned().collect();
+            subcommands.reverse();
+            stack.extend(subcommands);
+        }
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/help.txt");
+        if std::env::var_os("BLESS").is_some_and(|v| v == "1") {
+            std::fs::write(&path, &text).unwrap();
+        }
+        let golden = std::fs::read_to_string(&path).unwrap_or_default();
+        assert_eq!(text, golden, "run BLESS=1 cargo test and review the diff");
+    }
+
+    #[test]
+    fn access_is_a_folder_or_all_three() {
+        let parse = |rest: &[&str]| Cli::try_parse_from([&["coffer-attest", "site", "list"], rest].concat());
+        assert!(parse(&["--dir", "d"]).is_ok());
+        assert!(parse(&["--url", "u", "--ca", "c", "--admin-key", "k", "--json"]).is_ok());
+        assert!(parse(&[]).is_err());
+        assert!(parse(&["--url", "u", "--ca", "c"]).is_err());
+        assert!(parse(&["--dir", "d", "--url", "u"]).is_err());
+    }
+}

@@ -1,0 +1,68 @@
+//! How a command fails: one text, one hint, one exit code, printed once in `main`.
+
+use std::fmt::Display;
+use std::process::ExitCode;
+
+/// Exit codes, as `--help` documents them. Clap itself exits with 2 for a wrong command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// Something on this machine: a file, a key, the database.
+    Failed = 1,
+    /// The service was reached and refused.
+    Refused = 3,
+    /// The service was not reached, or is not the one that was pinned.
+    Unreachable = 4,
+}
+
+/// Why a command did not do what it was asked.
+#[derive(Debug)]
+pub struct Failure {
+    text: String,
+    hint: Option<String>,
+    exit: Exit,
+}
+
+impl Failure {
+    /// A failure of this machine.
+    #[must_use]
+    pub fn new(text: impl Display) -> Self {
+        Self { text: text.to_string(), hint: None, exit: Exit::Failed }
+    }
+
+    /// Another exit code.
+    #[must_use]
+    pub fn exit(self, exit: Exit) -> Self {
+        Self { exit, ..self }
+    }
+
+    /// What the reader can do about it.
+    #[must_use]
+    pub fn hint(self, hint: impl Display) -> Self {
+        Self { hint: Some(hint.to_string()), ..self }
+    }
+
+    /// Prints it and gives the exit code.
+    #[must_use]
+    pub fn report(&self) -> ExitCode {
+        eprintln!("coffer-attest: {}", self.text);
+        if let Some(hint) = &self.hint {
+            eprintln!("coffer-attest: hint: {hint}");
+        }
+        ExitCode::from(self.exit as u8)
+    }
+}
+
+/// Turns an error into a failure that says what was being done.
+pub trait OrFail<T> {
+    /// `<doing>: <error>`.
+    ///
+    /// # Errors
+    /// The failure.
+    fn or_fail(self, doing: &str) -> Result<T, Failure>;
+}
+
+impl<T, E: Display> OrFail<T> for Result<T, E> {
+    fn or_fail(self, doing: &str) -> Result<T, Failure> {
+        self.map_err(|e| Failure::new(format!("{doing}: {e}")))
+    }
+}

@@ -1,0 +1,166 @@
+//! `/coffer/v1/sites…`: what registered admins may do. Every call is signed over method, path and body, and counts once.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use coffer_evidence::HostData;
+use coffer_manifest::{DocumentError, EnrollmentFile, MAX_DOCUMENT_BYTES, ProjectName, SiteName};
+use coffer_protocol::ErrorKind;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::extract::{Body, Nothing, Signed};
+use super::problem::Problem;
+use super::{Service, blocking};
+use crate::clock::unix_now;
+use crate::store::{EnrollError, Entry, RevokeError, Scope, Site};
+
+/// Decisions that `site show` gets.
+const SHOWN_DECISIONS: u32 = 50;
+
+/// `POST /coffer/v1/sites`.
+pub struct EnrollBody {
+    file: EnrollmentFile,
+    accept_aml_risk: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawEnroll<'a> {
+    accept_aml_risk: bool,
+    #[serde(borrow)]
+    enrollment: &'a RawValue,
+}
+
+impl Body for EnrollBody {
+    const LIMIT: usize = MAX_DOCUMENT_BYTES + 1024;
+
+    fn parse(bytes: &[u8]) -> Result<Self, Problem> {
+        let raw: RawEnroll<'_> = serde_json::from_slice(bytes).map_err(|e| unreadable(&DocumentError::Parse(e)))?;
+        let file = EnrollmentFile::from_bytes(raw.enrollment.get().as_bytes()).map_err(|e| unreadable(&e))?;
+        Ok(Self { file, accept_aml_risk: raw.accept_aml_risk })
+    }
+}
+
+/// `POST /coffer/v1/sites/{project}/{site}/revoke`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RevokeBody {
+    /// The config that must be the active one; any, if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_data: Option<HostData>,
+    /// For the audit log.
+    pub reason: String,
+}
+
+impl Body for RevokeBody {
+    const LIMIT: usize = 4096;
+
+    fn parse(bytes: &[u8]) -> Result<Self, Problem> {
+        serde_json::from_slice(bytes).map_err(|e| malformed(&e))
+    }
+}
+
+/// What a change did.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Changed {
+    /// Project.
+    pub project: ProjectName,
+    /// Site.
+    pub site: SiteName,
+    /// The config enrolled or revoked.
+    pub host_data: HostData,
+}
+
+/// A site with everything that is known about it.
+#[derive(Debug, Serialize)]
+pub struct Shown {
+    /// Every config it ever had, newest first.
+    configs: Vec<Site>,
+    /// Newest first.
+    decisions: Vec<Entry>,
+}
+
+/// Enrolls a site.
+pub async fn enroll(State(service): State<Arc<Service>>, signed: Signed<EnrollBody>) -> Result<(StatusCode, Json<Changed>), Problem> {
+    signed.require(Scope::Enroll)?;
+    let Signed { admin, body } = signed;
+    blocking(&service, move |service| {
+        let enrolled = service.store().enroll(&body.file, body.accept_aml_risk, &admin.name, unix_now());
+        enrolled.map_err(|e| match e {
+            EnrollError::Store(e) => Problem::internal(&e),
+            e => Problem::told(StatusCode::CONFLICT, ErrorKind::PolicyDeny, e.code(), &e),
+        })?;
+        let record = body.file.record;
+        tracing::info!(by = %admin.name, project = %record.project, site = %record.site, host_data = %record.host_data, "enrolled");
+        Ok((StatusCode::CREATED, Json(Changed { project: record.project, site: record.site, host_data: record.host_data })))
+    })
+    .await
+}
+
+/// Lists every record.
+pub async fn list(State(service): State<Arc<Service>>, signed: Signed<Nothing>) -> Result<Json<Vec<Site>>, Problem> {
+    signed.require(Scope::Read)?;
+    blocking(&service, |service| service.store().sites().map(Json).map_err(|e| Problem::internal(&e))).await
+}
+
+/// Shows one site.
+pub async fn show(
+    State(service): State<Arc<Service>>,
+    Path(name): Path<(String, String)>,
+    signed: Signed<Nothing>,
+) -> Result<Json<Shown>, Problem> {
+    signed.require(Scope::Read)?;
+    let (project, site) = site_name(name)?;
+    blocking(&service, move |service| {
+        let store = service.store();
+        let configs = store.history(&project, &site).map_err(|e| Problem::internal(&e))?;
+        if configs.is_empty() {
+            let why = format!("site `{project}/{site}` was never enrolled");
+            return Err(Problem::told(StatusCode::NOT_FOUND, ErrorKind::PluginNotFound, "no_such_site", &why));
+        }
+        let decisions = store.entries_of(&project, &site, SHOWN_DECISIONS).map_err(|e| Problem::internal(&e))?;
+        Ok(Json(Shown { configs, decisions }))
+    })
+    .await
+}
+
+/// Revokes a site's active config.
+pub async fn revoke(
+    State(service): State<Arc<Service>>,
+    Path(name): Path<(String, String)>,
+    signed: Signed<RevokeBody>,
+) -> Result<Json<Changed>, Problem> {
+    signed.require(Scope::Revoke)?;
+    let (project, site) = site_name(name)?;
+    let Signed { admin, body } = signed;
+    blocking(&service, move |service| {
+        let revoked = service.store().revoke(&project, &site, body.host_data, &admin.name, &body.reason, unix_now());
+        let host_data = revoked.map_err(|e| match e {
+            RevokeError::Store(e) => Problem::internal(&e),
+            e => Problem::told(StatusCode::CONFLICT, ErrorKind::PolicyDeny, "not_active", &e),
+        })?;
+        tracing::info!(by = %admin.name, %project, %site, %host_data, "revoked");
+        Ok(Json(Changed { project, site, host_data }))
+    })
+    .await
+}
+
+fn site_name((project, site): (String, String)) -> Result<(ProjectName, SiteName), Problem> {
+    let refuse = |e: coffer_manifest::NameError| Problem::told(StatusCode::NOT_FOUND, ErrorKind::PluginNotFound, "no_such_site", &e);
+    Ok((project.parse().map_err(refuse)?, site.parse().map_err(refuse)?))
+}
+
+/// A JSON error may quote what it could not read, and this document holds secrets: only the place is told.
+fn unreadable(error: &DocumentError) -> Problem {
+    match error {
+        DocumentError::Parse(e) => malformed(&format!("enrollment does not parse at line {} column {}", e.line(), e.column())),
+        other => malformed(other),
+    }
+}
+
+fn malformed(why: &dyn std::fmt::Display) -> Problem {
+    Problem::told(StatusCode::BAD_REQUEST, ErrorKind::SerdeError, "malformed", why)
+}

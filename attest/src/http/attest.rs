@@ -1,0 +1,165 @@
+//! `POST /kbs/v0/attest`: redeems a challenge, judges the evidence, issues a token and opens a session.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, SET_COOKIE};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::IntoResponse;
+use coffer_evidence::{HostData, ReportData, SnpEvidence};
+use coffer_kbs_policy::EvidenceFacts;
+use coffer_protocol::{Attestation, ErrorKind, Purpose, TokenResponse};
+use coffer_verify::Reject;
+
+use super::extract::{Typed, session_cookie};
+use super::problem::{Problem, RefusalId};
+use super::{Service, blocking};
+use crate::clock::unix_now;
+use crate::judge::{Issued, Refused, chain};
+use crate::session::{ATTESTED_TTL_S, Attested, Challenged, CookieError, set_cookie};
+use crate::store::{Entry, Event, Site, Subject};
+
+/// How long a nonce is remembered after its cookie has expired, in seconds: the clock may be set back a little.
+const SPENT_GRACE_S: u64 = 3600;
+
+/// Redeems, judges, answers `{"token": …}`.
+pub async fn attest(
+    State(service): State<Arc<Service>>,
+    headers: HeaderMap,
+    Typed(attestation): Typed<Attestation>,
+) -> Result<impl IntoResponse, Problem> {
+    let cookie = session_cookie(&headers).ok_or_else(|| challenge_problem("no_challenge", &"no session cookie"))?.to_owned();
+    let (token, cookie) = blocking(&service, move |service| decide(service, &cookie, &attestation)).await?;
+    let headers = [
+        (SET_COOKIE, set_cookie(&cookie, ATTESTED_TTL_S)),
+        (CONTENT_TYPE, "application/json".to_owned()),
+        (CACHE_CONTROL, "no-store".to_owned()),
+    ];
+    Ok((headers, TokenResponse { token }.to_bytes()))
+}
+
+/// The token and the new cookie's value.
+fn decide(service: &Service, cookie: &str, attestation: &Attestation) -> Result<(String, String), Problem> {
+    let now = unix_now();
+    redeem(service, cookie, attestation, now)?;
+    check_purpose(attestation)?;
+    let evidence = SnpEvidence::from_json(attestation.primary_evidence.get().as_bytes()).map_err(|e| {
+        let reject = Reject::from(e);
+        refuse_attestation(reject.code(), RefusalId::new(), &chain(&reject))
+    })?;
+    let host_data = evidence.report.fields().host_data;
+    let site = service.store().site(&host_data).map_err(|e| Problem::internal(&e))?;
+    let runtime_data = &attestation.runtime_data;
+    let report_data = runtime_data.report_data(&attestation.additional_evidence).map_err(|e| Problem::internal(&e))?;
+    let report_data = ReportData::new(*report_data.as_bytes());
+    let verified = service
+        .judge
+        .appraise(&evidence, report_data, site.as_ref(), now)
+        .map_err(|refused| record_refusal(service, &refused, host_data, site.as_ref(), now))?;
+    let Some(site) = site else {
+        // `verify` has just compared the report with this very record.
+        return Err(Problem::internal(&"evidence verified without an enrollment"));
+    };
+    let facts = EvidenceFacts::of(&verified);
+    service
+        .judge
+        .may_attest(&facts, &site, runtime_data.coffer())
+        .map_err(|refused| record_refusal(service, &refused, host_data, Some(&site), now))?;
+    let id = RefusalId::new();
+    let Issued { token, coffer } =
+        service.judge.issue(&verified, &site.record, runtime_data, id.as_str(), now).map_err(|e| Problem::internal(&e))?;
+    let detail = format!("purpose={} family={} chip={} instance={}", coffer.purpose, coffer.family, verified.chip_id, coffer.instance);
+    let entry = Entry::new(now, Event::Attest, id.as_str(), "ok", detail, subject(host_data, Some(&site)));
+    service.store().record(entry).map_err(|e| Problem::internal(&e))?;
+    tracing::info!(%id, project = %site.record.project, site = %site.record.site, %host_data, "attested");
+    if runtime_data.coffer().is_none() {
+        // A stock client may come back with its token instead of its cookie; the token has no room for the facts.
+        let forget_at = now.saturating_add(u64::from(site.record.token_expiration));
+        service.store().put_facts(id.as_str(), &facts, forget_at).map_err(|e| Problem::internal(&e))?;
+    }
+    let session = Attested {
+        epoch: service.epoch,
+        expires_at: now.saturating_add(ATTESTED_TTL_S),
+        tee_pubkey: runtime_data.tee_pubkey().to_jwk(),
+        coffer,
+        facts,
+        id: id.as_str().to_owned(),
+    };
+    let cookie = service.cookies.seal(&session).map_err(|e| Problem::internal(&e))?;
+    Ok((token, cookie))
+}
+
+/// Spends the challenge before anything is verified: one nonce, one attempt.
+fn redeem(service: &Service, cookie: &str, attestation: &Attestation, now: u64) -> Result<(), Problem> {
+    let challenge: Challenged = service.cookies.open(cookie, service.epoch, now).map_err(|e| {
+        let code = match e {
+            CookieError::Unreadable => "challenge_unreadable",
+            CookieError::Epoch { .. } => "challenge_epoch",
+            CookieError::Expired { .. } => "challenge_expired",
+        };
+        challenge_problem(code, &e)
+    })?;
+    let forget_at = challenge.expires_at.saturating_add(SPENT_GRACE_S);
+    let fresh =
+        service.store().spend("challenge", challenge.nonce.as_bytes(), forget_at).map_err(|e| Problem::internal(&e))?;
+    if !fresh {
+        return Err(challenge_problem("challenge_spent", &format!("nonce {} was redeemed before", challenge.nonce)));
+    }
+    let got = attestation.runtime_data.nonce();
+    if *got != challenge.nonce {
+        return Err(challenge_problem("nonce", &format!("runtime-data has nonce {got}, the challenge is {}", challenge.nonce)));
+    }
+    match (challenge.coffer, attestation.runtime_data.coffer().is_some()) {
+        (true, false) => Err(challenge_problem("bound_keys_missing", &"client asked for bound keys and brings none")),
+        (false, true) => Err(challenge_problem("bound_keys_unasked", &"client brings bound keys and did not ask for them")),
+        _ => Ok(()),
+    }
+}
+
+/// What this build does not judge is refused, never passed over.
+fn check_purpose(attestation: &Attestation) -> Result<(), Problem> {
+    let refuse = |code, why: &str| Err(refuse_attestation(code, RefusalId::new(), why));
+    if attestation.init_data.is_some() {
+        return refuse("init_data", "client sends init-data; a site of this service has its site config in HOST_DATA");
+    }
+    if !attestation.additional_evidence.is_empty() {
+        return refuse("additional_evidence", "client sends device evidence, which this build does not judge");
+    }
+    match purpose(attestation) {
+        Purpose::Boot | Purpose::Renew => Ok(()),
+        Purpose::Gpu => refuse("purpose", "handshake is for a GPU, which this build does not judge"),
+    }
+}
+
+/// Stock clients, which name no purpose, attest to fetch secrets.
+fn purpose(attestation: &Attestation) -> Purpose {
+    attestation.runtime_data.coffer().map_or(Purpose::Boot, |bound| bound.purpose)
+}
+
+fn record_refusal(service: &Service, refused: &Refused, host_data: HostData, site: Option<&Site>, now: u64) -> Problem {
+    let id = RefusalId::new();
+    if refused.authenticated {
+        let entry = Entry::new(now, Event::Refuse, id.as_str(), refused.code, refused.detail.clone(), subject(host_data, site));
+        if let Err(error) = service.store().record(entry) {
+            return Problem::internal(&error);
+        }
+    }
+    refuse_attestation(refused.code, id, &refused.detail)
+}
+
+fn subject(host_data: HostData, site: Option<&Site>) -> Subject {
+    Subject {
+        project: site.map(|site| site.record.project.clone()),
+        site: site.map(|site| site.record.site.clone()),
+        host_data: Some(host_data),
+    }
+}
+
+fn refuse_attestation(code: &str, id: RefusalId, why: &str) -> Problem {
+    Problem::with_id(StatusCode::FORBIDDEN, ErrorKind::AttestationError, code, id, &why)
+}
+
+/// 401: a client may start a new handshake at once.
+fn challenge_problem(code: &str, why: &dyn std::fmt::Display) -> Problem {
+    Problem::new(StatusCode::UNAUTHORIZED, ErrorKind::AttestationError, code, why)
+}

@@ -1,0 +1,157 @@
+//! Typed bodies, and the two ways a peer says who it is: a sealed cookie, a signed admin call.
+
+use std::sync::Arc;
+
+use axum::body::{Bytes, to_bytes};
+use axum::extract::{FromRequest, Request};
+use axum::http::header::{AUTHORIZATION, COOKIE};
+use axum::http::{HeaderMap, StatusCode};
+use coffer_protocol::{Attestation, ErrorKind, MAX_ATTESTATION_BYTES, MAX_MESSAGE_BYTES, MessageError};
+use coffer_token::UnixTime;
+use coffer_token::admin::{self, AdminKey, Call};
+
+use super::problem::Problem;
+use super::{Service, blocking};
+use crate::clock::unix_now;
+use crate::session::find_cookie;
+use crate::store::{Admin, Scope, StoreError};
+
+/// How long a used call id is remembered after the call has expired, in seconds: the clock may be set back a little.
+const CALL_GRACE_S: u64 = 3600;
+
+/// A body that knows its own limit and parser.
+pub trait Body: Sized + Send + 'static {
+    /// Bytes read at most.
+    const LIMIT: usize;
+    /// Parses the whole body.
+    ///
+    /// # Errors
+    /// The refusal to send.
+    fn parse(bytes: &[u8]) -> Result<Self, Problem>;
+}
+
+/// No body at all.
+pub struct Nothing;
+
+impl Body for Nothing {
+    const LIMIT: usize = 0;
+    fn parse(_: &[u8]) -> Result<Self, Problem> {
+        Ok(Self)
+    }
+}
+
+impl Body for coffer_protocol::Request {
+    const LIMIT: usize = MAX_MESSAGE_BYTES;
+    fn parse(bytes: &[u8]) -> Result<Self, Problem> {
+        Self::parse(bytes).map_err(|e| message_problem(&e))
+    }
+}
+
+impl Body for Attestation {
+    const LIMIT: usize = MAX_ATTESTATION_BYTES;
+    fn parse(bytes: &[u8]) -> Result<Self, Problem> {
+        Self::parse(bytes).map_err(|e| message_problem(&e))
+    }
+}
+
+fn message_problem(error: &MessageError) -> Problem {
+    let code = match error {
+        MessageError::Version { .. } => "protocol_version",
+        MessageError::HashAlgorithm => "hash_algorithm",
+        MessageError::Coffer { .. } => "coffer_version",
+        MessageError::RuntimeData(_) => "runtime_data",
+        _ => "malformed",
+    };
+    Problem::new(StatusCode::BAD_REQUEST, ErrorKind::SerdeError, code, error)
+}
+
+/// A parsed body of anybody's.
+pub struct Typed<T>(pub T);
+
+impl<T: Body> FromRequest<Arc<Service>> for Typed<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, _: &Arc<Service>) -> Result<Self, Problem> {
+        let bytes = read(request.into_body(), T::LIMIT).await?;
+        T::parse(&bytes).map(Self)
+    }
+}
+
+/// A parsed body that a registered admin has signed, together with method and path, for this one call.
+pub struct Signed<T> {
+    /// Who.
+    pub admin: Admin,
+    /// What.
+    pub body: T,
+}
+
+impl<T> Signed<T> {
+    /// Refuses an admin without `scope`.
+    ///
+    /// # Errors
+    /// 403, told.
+    pub fn require(&self, scope: Scope) -> Result<(), Problem> {
+        if self.admin.scopes.contains(&scope) {
+            return Ok(());
+        }
+        let why = format!("admin `{}` has scopes {:?}, this call needs {scope:?}", self.admin.name, self.admin.scopes);
+        Err(Problem::told(StatusCode::FORBIDDEN, ErrorKind::AdminAuthAccess, "admin_scope", &why))
+    }
+}
+
+impl<T: Body> FromRequest<Arc<Service>> for Signed<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, service: &Arc<Service>) -> Result<Self, Problem> {
+        let (head, body) = request.into_parts();
+        let token = bearer(&head.headers)
+            .ok_or_else(|| admin_problem("admin_auth_missing", &"no `Authorization: Bearer` header"))?
+            .to_owned();
+        let path = head.uri.path_and_query().map_or_else(|| head.uri.path().to_owned(), ToString::to_string);
+        let bytes = read(body, T::LIMIT).await?;
+        blocking(service, move |service| {
+            let call = Call { audience: &service.tls_name, method: head.method.as_str(), path: &path, body: &bytes };
+            let admin = authenticate(service, &token, &call)?;
+            Ok(Self { admin, body: T::parse(&bytes)? })
+        })
+        .await
+    }
+}
+
+fn authenticate(service: &Service, token: &str, call: &Call<'_>) -> Result<Admin, Problem> {
+    let broken = |e: StoreError| Problem::internal(&e);
+    let kid = admin::named_key(token).map_err(|e| admin_problem("admin_auth", &e))?;
+    let known = service.store().admin(&kid.to_string()).map_err(broken)?;
+    let Some(known) = known else {
+        return Err(admin_problem("admin_auth", &format!("no admin has key {kid}")));
+    };
+    let key = AdminKey::from_pem(&known.public).map_err(|e| Problem::internal(&e))?;
+    let checked = admin::check(token, &key, call, UnixTime(unix_now())).map_err(|e| admin_problem("admin_auth", &e))?;
+    let claims = checked.claims();
+    let forget_at = claims.expires_at().0.saturating_add(CALL_GRACE_S);
+    let fresh = service.store().spend("admin-call", claims.call_id().as_bytes(), forget_at).map_err(broken)?;
+    if fresh { Ok(known) } else { Err(admin_problem("admin_replay", &format!("call {} was made before", claims.call_id()))) }
+}
+
+fn admin_problem(code: &str, why: &dyn std::fmt::Display) -> Problem {
+    Problem::new(StatusCode::UNAUTHORIZED, ErrorKind::AdminAuthAccess, code, why)
+}
+
+async fn read(body: axum::body::Body, limit: usize) -> Result<Bytes, Problem> {
+    to_bytes(body, limit).await.map_err(|e| {
+        let why = format!("body is longer than {limit} bytes, or broke off: {e}");
+        Problem::new(StatusCode::PAYLOAD_TOO_LARGE, ErrorKind::SerdeError, "body_too_large", &why)
+    })
+}
+
+/// The text after `Authorization: Bearer`.
+#[must_use]
+pub fn bearer(headers: &HeaderMap) -> Option<&str> {
+    headers.get(AUTHORIZATION)?.to_str().ok()?.strip_prefix("Bearer ").map(str::trim)
+}
+
+/// The value of our session cookie.
+#[must_use]
+pub fn session_cookie(headers: &HeaderMap) -> Option<&str> {
+    headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok()).find_map(find_cookie)
+}

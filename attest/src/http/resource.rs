@@ -1,0 +1,161 @@
+//! `GET /kbs/v0/resource/{project}/{site}/{tag}`: releases one secret to the guest whose evidence was accepted.
+//!
+//! Before attestation every path answers 401, so that stock clients start a handshake and nobody learns what exists; after it
+//! 403 or 404, so that they stop.
+
+use std::sync::Arc;
+
+use axum::extract::{Path, State};
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::IntoResponse;
+use coffer_evidence::HostData;
+use coffer_kbs_policy::EvidenceFacts;
+use coffer_manifest::ResourcePath;
+use coffer_protocol::{ErrorKind, SealRandom, TeePublicKey, seal};
+use coffer_token::CofferClaims;
+
+use super::extract::{bearer, session_cookie};
+use super::problem::{Problem, RefusalId};
+use super::{Service, blocking};
+use crate::clock::unix_now;
+use crate::judge::Refused;
+use crate::kek::random;
+use crate::session::Attested;
+use crate::store::{Entry, Event, SecretState, Site, Standing, Subject};
+
+/// Who asks: an attested session, or a stock client's token.
+struct Caller {
+    coffer: CofferClaims,
+    facts: EvidenceFacts,
+    host_data: HostData,
+    tee_pubkey: TeePublicKey,
+    /// The id under which the attestation is in the audit log.
+    id: String,
+}
+
+/// Releases a secret as a JWE to the key of the handshake.
+pub async fn resource(
+    State(service): State<Arc<Service>>,
+    Path((project, site, tag)): Path<(String, String, String)>,
+    headers: HeaderMap,
+) -> Result<impl IntoResponse, Problem> {
+    let cookie = session_cookie(&headers).map(str::to_owned);
+    let token = bearer(&headers).map(str::to_owned);
+    let jwe = blocking(&service, move |service| {
+        let now = unix_now();
+        let caller = identify(service, cookie.as_deref(), token.as_deref(), now)?;
+        let path = format!("{project}/{site}/{tag}");
+        release(service, &caller, &path, now)
+    })
+    .await?;
+    Ok(([(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, "no-store")], jwe))
+}
+
+/// An attested cookie first, else a bearer token, as stock services do.
+fn identify(service: &Service, cookie: Option<&str>, token: Option<&str>, now: u64) -> Result<Caller, Problem> {
+    let session = cookie.map(|cookie| service.cookies.open::<Attested>(cookie, service.epoch, now));
+    match (session, token) {
+        (Some(Ok(session)), _) => caller(session.coffer, session.facts, &session.tee_pubkey, session.id),
+        (_, Some(token)) => {
+            let refuse = |why: &dyn std::fmt::Display| {
+                Problem::new(StatusCode::UNAUTHORIZED, ErrorKind::TokenVerifierError, "token", why)
+            };
+            let checked = service.judge.check_bearer(token, now).map_err(|e| refuse(&e))?;
+            let claims = checked.claims();
+            let tee_pubkey = claims.tee_pubkey().ok_or_else(|| refuse(&"token has no tee-pubkey"))?;
+            let facts = service.store().facts(claims.token_id()).map_err(|e| Problem::internal(&e))?;
+            let facts = facts.ok_or_else(|| refuse(&"nothing is known of this token's attestation"))?;
+            caller(claims.coffer().clone(), facts, tee_pubkey, claims.token_id().to_owned())
+        }
+        (Some(Err(error)), None) => Err(not_attested(&error)),
+        (None, None) => Err(not_attested(&"neither session cookie nor token")),
+    }
+}
+
+fn caller(coffer: CofferClaims, facts: EvidenceFacts, tee_pubkey: &serde_json::Value, id: String) -> Result<Caller, Problem> {
+    let tee_pubkey = TeePublicKey::from_jwk(tee_pubkey).map_err(|e| Problem::internal(&e))?;
+    Ok(Caller { host_data: HostData::new(coffer.host_data.0), coffer, facts, tee_pubkey, id })
+}
+
+fn not_attested(why: &dyn std::fmt::Display) -> Problem {
+    Problem::new(StatusCode::UNAUTHORIZED, ErrorKind::TokenNotFound, "not_attested", why)
+}
+
+fn release(service: &Service, caller: &Caller, path: &str, now: u64) -> Result<Vec<u8>, Problem> {
+    let Ok(path) = path.parse::<ResourcePath>() else {
+        return Err(Problem::new(StatusCode::NOT_FOUND, ErrorKind::PluginNotFound, "no_such_resource", &"not a resource path"));
+    };
+    let site = service.store().site(&caller.host_data).map_err(|e| Problem::internal(&e))?;
+    let refuse = |refused: Refused| deny(service, caller, site.as_ref(), &refused, now);
+    let site = current(site.as_ref(), caller).map_err(refuse)?;
+    same_site(&path, site, caller).map_err(refuse)?;
+    service.judge.may_release(&caller.facts, site, &path).map_err(refuse)?;
+    let secret = match service.store().secret(&path).map_err(|e| Problem::internal(&e))? {
+        SecretState::Present(secret) => secret,
+        SecretState::Absent => {
+            let why = format!("site has no secret `{path}`");
+            return Err(Problem::new(StatusCode::NOT_FOUND, ErrorKind::PluginNotFound, "no_such_resource", &why));
+        }
+    };
+    let jwe = seal(&secret, &caller.tee_pubkey, &seal_random()?)
+        .map_err(|e| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorKind::JweError, "jwe", &e))?;
+    // Recorded first: what cannot be recorded is not released.
+    let detail = format!("released {path} after attestation {}", caller.id);
+    let entry = Entry::new(now, Event::Release, &caller.id, "ok", detail, subject(caller, Some(site)));
+    service.store().record(entry).map_err(|e| Problem::internal(&e))?;
+    tracing::info!(id = %caller.id, %path, "released");
+    Ok(jwe.to_bytes())
+}
+
+/// The record as it stands now: a revocation since the attestation counts.
+fn current<'a>(site: Option<&'a Site>, caller: &Caller) -> Result<&'a Site, Refused> {
+    let refuse = |code, detail| Err(Refused { code, detail, authenticated: true });
+    match site {
+        None => refuse("host_data", format!("{} is not enrolled", caller.host_data)),
+        Some(Site { standing: Standing::Revoked { revoked_at, revoked_by, revoked_why }, .. }) => {
+            refuse("revoked", format!("site was revoked at {revoked_at} by `{revoked_by}`: {revoked_why}"))
+        }
+        Some(site) if !site.record.launch_digests.iter().any(|d| *d.as_bytes() == caller.coffer.launch_digest.0) => {
+            refuse("launch_digest", format!("{} is not enrolled for this site config", caller.coffer.launch_digest))
+        }
+        Some(site) => Ok(site),
+    }
+}
+
+/// Equality of every segment with the verified report's HOST_DATA and its record; never a prefix.
+fn same_site(path: &ResourcePath, site: &Site, caller: &Caller) -> Result<(), Refused> {
+    let record = &site.record;
+    if (&path.project, &path.site, path.host_data) == (&record.project, &record.site, caller.host_data) {
+        return Ok(());
+    }
+    let detail = format!("asked for {path}, attested as {}/{}/{}", record.project, record.site, caller.host_data);
+    Err(Refused { code: "resource_path", detail, authenticated: true })
+}
+
+fn deny(service: &Service, caller: &Caller, site: Option<&Site>, refused: &Refused, now: u64) -> Problem {
+    let id = RefusalId::new();
+    let detail = format!("{} (attestation {})", refused.detail, caller.id);
+    let entry = Entry::new(now, Event::Refuse, id.as_str(), refused.code, detail, subject(caller, site));
+    match service.store().record(entry) {
+        Ok(()) => Problem::with_id(StatusCode::FORBIDDEN, ErrorKind::PolicyDeny, refused.code, id, &refused.detail),
+        Err(error) => Problem::internal(&error),
+    }
+}
+
+fn subject(caller: &Caller, site: Option<&Site>) -> Subject {
+    Subject {
+        project: site.map(|site| site.record.project.clone()),
+        site: site.map(|site| site.record.site.clone()),
+        host_data: Some(caller.host_data),
+    }
+}
+
+fn seal_random() -> Result<SealRandom, Problem> {
+    let broken = |e| Problem::internal(&e);
+    Ok(SealRandom {
+        ephemeral: random().map_err(broken)?,
+        content_key: random().map_err(broken)?,
+        iv: random().map_err(broken)?,
+    })
+}

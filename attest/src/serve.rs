@@ -1,0 +1,130 @@
+//! `coffer-attest serve`: from a folder to a listening service, each step one the next relies on.
+
+use std::io::Write;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use coffer_token::Signer;
+use serde_json::json;
+use tokio::net::TcpListener;
+
+use crate::cli;
+use crate::clock::unix_now;
+use crate::config::Config;
+use crate::failure::{Failure, OrFail};
+use crate::http::{Service, router};
+use crate::judge::Judge;
+use crate::kek::Kek;
+use crate::layout::{Layout, replace};
+use crate::net;
+use crate::session::CookieKey;
+use crate::store::{ServiceKey, Store, StoreError};
+use crate::tls::server_config;
+
+/// How often used nonces are forgotten and counters logged.
+const HOUSEKEEPING: Duration = Duration::from_secs(60);
+
+/// Runs until SIGTERM or SIGINT.
+///
+/// # Errors
+/// Whatever keeps the service from starting.
+pub fn run(args: &cli::Serve) -> Result<(), Failure> {
+    start_log();
+    let layout = Layout::new(&args.dir);
+    let config = Config::read(&layout.config()).or_fail("cannot read the settings")?;
+    let store = open_store(&layout)?;
+    let tls = server_config(&layout).or_fail("cannot use the server certificate")?;
+    let service = Arc::new(build(store, &config)?);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().or_fail("cannot start")?;
+    runtime.block_on(async {
+        let listener =
+            TcpListener::bind(args.listen).await.or_fail(&format!("cannot listen on {}", args.listen))?;
+        let address = listener.local_addr().or_fail("cannot listen")?;
+        announce(&layout, address, args.json)?;
+        tokio::spawn(housekeeping(Arc::clone(&service)));
+        let served = net::serve(listener, tls, router(Arc::clone(&service)), config.limits.connections).await;
+        // Absent where somebody has cleaned up; the file only helps `--dir`.
+        let _ = std::fs::remove_file(layout.listening());
+        service.log_counters();
+        served.or_fail("cannot serve")
+    })
+}
+
+/// The log goes to stderr. It never holds a secret: secret types have no `Display` and a redacted `Debug`.
+fn start_log() {
+    let subscriber = tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).with_target(false).finish();
+    // Fails only if a subscriber is set already, and this is the one place that sets one.
+    let _ = tracing::subscriber::set_global_default(subscriber);
+}
+
+fn open_store(layout: &Layout) -> Result<Store, Failure> {
+    let kek = Kek::read(&layout.kek()).or_fail("cannot use the key file")?;
+    let doing = format!("cannot open {}", layout.database().display());
+    let store = Store::open(&layout.database(), kek).map_err(|e| {
+        let failure = Failure::new(format!("{doing}: {e}"));
+        match e {
+            StoreError::InUse => failure.hint("stop the other `coffer-attest serve` of this folder first"),
+            _ => failure,
+        }
+    })?;
+    let (entries, head) = store.check_audit().map_err(|e| {
+        Failure::new(format!("{doing}: {e}")).hint("the audit log was edited or damaged: restore the database from a backup you trust")
+    })?;
+    tracing::info!(entries, %head, "audit log is whole");
+    Ok(store)
+}
+
+fn build(store: Store, config: &Config) -> Result<Service, Failure> {
+    let doing = "cannot use the database";
+    let epoch = store.raise_epoch().or_fail(doing)?;
+    let token_key = fixed(&store.key(ServiceKey::Token).or_fail(doing)?)?;
+    let signer = Signer::from_bytes(&token_key).or_fail("cannot use the token key")?;
+    let cookies = CookieKey::new(*fixed(&store.key(ServiceKey::Cookie).or_fail(doing)?)?);
+    let root_of_trust = store.root_of_trust();
+    let ark = store.ark().or_fail(doing)?;
+    let judge = Judge::new(root_of_trust, ark.as_deref(), signer, config).or_fail("cannot use the root of trust")?;
+    if config.families.is_empty() {
+        tracing::warn!("no family is accepted: state `families` and their [tcb_floor] in coffer-attest.toml");
+    }
+    tracing::info!(%root_of_trust, epoch, "starting");
+    Ok(Service::new(store, cookies, epoch, judge, config))
+}
+
+fn fixed(bytes: &[u8]) -> Result<zeroize::Zeroizing<[u8; 32]>, Failure> {
+    let got = bytes.len();
+    let fixed = <[u8; 32]>::try_from(bytes).map_err(|_| Failure::new(format!("a sealed key has {got} bytes, expected 32")))?;
+    Ok(zeroize::Zeroizing::new(fixed))
+}
+
+/// Tells the caller, and `--dir` of the other commands, where the service is.
+fn announce(layout: &Layout, address: SocketAddr, as_json: bool) -> Result<(), Failure> {
+    let url = format!("https://{address}");
+    let reachable = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => SocketAddr::new(Ipv4Addr::LOCALHOST.into(), address.port()),
+        IpAddr::V6(ip) if ip.is_unspecified() => SocketAddr::new(Ipv6Addr::LOCALHOST.into(), address.port()),
+        _ => address,
+    };
+    let path: PathBuf = layout.listening();
+    replace(&path, 0o600, format!("https://{reachable}\n").as_bytes()).or_fail("cannot note the address")?;
+    let line = if as_json { json!({ "listening": url }).to_string() } else { format!("listening {url}") };
+    // A caller that closed our stdout does not want to know.
+    let _ = writeln!(std::io::stdout(), "{line}").and_then(|()| std::io::stdout().flush());
+    Ok(())
+}
+
+async fn housekeeping(service: Arc<Service>) {
+    let mut every = tokio::time::interval(HOUSEKEEPING);
+    loop {
+        every.tick().await;
+        let service = Arc::clone(&service);
+        let swept = tokio::task::spawn_blocking(move || {
+            service.log_counters();
+            service.store().forget(unix_now())
+        });
+        if let Ok(Err(error)) = swept.await {
+            tracing::error!(%error, "cannot forget used nonces");
+        }
+    }
+}
