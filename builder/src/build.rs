@@ -1,0 +1,335 @@
+//! `coffer build`: decided plans become bundles, archives and enrollments.
+
+mod base_dir;
+mod kit;
+mod root;
+mod script;
+mod seal;
+mod site;
+mod space;
+mod staging;
+
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use coffer_manifest::disk::{DiskUuid, RootSecret};
+use coffer_manifest::{
+    DocumentError, Enrollment, EnrollmentFile, HostData, KitKey, KitSealError, SealedKit, Secrets, SiteConfig, seal_kit,
+};
+
+use crate::cli::BuildArgs;
+use crate::failure::{Exit, Failure, Hint};
+use crate::fault::{Fault, SpecError};
+use crate::plan::{Plan, Project};
+use crate::ui::Ui;
+use base_dir::BaseDir;
+use seal::Member;
+use staging::Staging;
+
+/// A build stopped.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// A spec says something wrong.
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    /// The base is not whole.
+    #[error("base {}: {what}", dir.display())]
+    Base { dir: PathBuf, what: String },
+    /// The destination is taken.
+    #[error("{} exists already", path.display())]
+    Exists { path: PathBuf },
+    /// `--supersedes` with several sites.
+    #[error("--supersedes names one config, but {got} sites are given")]
+    Supersedes { got: usize },
+    /// Not enough space.
+    #[error("{} has {free} bytes free, this build needs about {needed}", dir.display())]
+    Space { dir: PathBuf, free: u64, needed: u64 },
+    /// A file cannot be read.
+    #[error("cannot read {}", path.display())]
+    Read { path: PathBuf, source: std::io::Error },
+    /// A file cannot be written.
+    #[error("cannot write {}", path.display())]
+    Write { path: PathBuf, source: std::io::Error },
+    /// The kernel gives no random bytes.
+    #[error("no random bytes: {0}")]
+    Random(getrandom::Error),
+    /// Signal handlers cannot be installed.
+    #[error("cannot handle signals")]
+    Signals(#[source] std::io::Error),
+    /// site.json, manifest.json or the enrollment cannot be encoded.
+    #[error("cannot encode a document")]
+    Document(#[source] DocumentError),
+    /// The site config is too large for its readers.
+    #[error("site.json would be {got} bytes long, at most {most} are read by the guest")]
+    SiteTooLong { got: usize, most: usize },
+    /// The image names no program.
+    #[error("the image in {} has neither entrypoint nor command", archive.display())]
+    NoCommand { archive: PathBuf },
+    /// The kit does not seal.
+    #[error("the kit cannot be sealed")]
+    Kit(#[source] KitSealError),
+    /// Container, root file system or disks.
+    #[error(transparent)]
+    Image(#[from] root::ImageError),
+}
+
+impl Hint for BuildError {
+    fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::Spec(error) => return error.hint(),
+            Self::Base { .. } => "build it again: `coffer base build -o DIR`".to_owned(),
+            Self::Exists { .. } => {
+                "a built site's keys exist nowhere else: move it away, or build into another directory with -o".to_owned()
+            }
+            Self::Supersedes { .. } => "build the site that replaces another one on its own".to_owned(),
+            Self::Space { .. } => "free some space there, or give another directory with -o".to_owned(),
+            Self::SiteTooLong { .. } => "shorten hosts_entries, container.env or cc_issuers".to_owned(),
+            Self::NoCommand { .. } => "add `container: {command: [program, argument]}`".to_owned(),
+            _ => return None,
+        })
+    }
+
+    fn exit(&self) -> Exit {
+        match self {
+            Self::Spec(_) | Self::Base { .. } | Self::Exists { .. } | Self::Supersedes { .. } | Self::NoCommand { .. } => Exit::Input,
+            Self::Image(error) => error.exit(),
+            _ => Exit::Failed,
+        }
+    }
+}
+
+/// Decides every site first, then builds each beside its destination, then moves all of them into place.
+pub fn run(ui: Ui, args: &BuildArgs) -> Result<(), Failure> {
+    let base = BaseDir::open(&args.base)?;
+    let plans = read_plans(args)?;
+    let project = Project::read(&project_file(args), base.root()).map_err(BuildError::Spec)?;
+    for plan in &plans {
+        refuse_existing(&args.out, plan)?;
+    }
+    space::check(&args.out, &base, &plans)?;
+    staging::clean_up_on_signals()?;
+    let staging = Staging::new(&args.out)?;
+    let mut built = Vec::new();
+    for plan in &plans {
+        for line in plan.not_enforced() {
+            ui.warn(format_args!("{}: not enforced yet: {line}", plan.site));
+        }
+        built.push(build_site(ui, staging.path(), plan, &project, &base, args.supersedes)?);
+    }
+    let moves = destinations(&args.out, staging.path(), &plans)?;
+    staging.publish(&moves)?;
+    for site in &built {
+        site.say(ui, &args.out);
+    }
+    Ok(())
+}
+
+fn project_file(args: &BuildArgs) -> PathBuf {
+    let beside = || args.sites.first().and_then(|file| file.parent()).unwrap_or(Path::new("")).join("project.yml");
+    args.project.clone().unwrap_or_else(beside)
+}
+
+fn read_plans(args: &BuildArgs) -> Result<Vec<Plan>, BuildError> {
+    let mut plans: Vec<Plan> = Vec::new();
+    for file in &args.sites {
+        let plan = Plan::read(file)?;
+        if let Some(twin) = plans.iter().find(|other| other.site == plan.site) {
+            let fault = Fault::SiteTwice { site: plan.site.to_string(), other: twin.file.clone() };
+            return Err(SpecError { file: file.clone(), line: 1, field: "site".into(), fault }.into());
+        }
+        plans.push(plan);
+    }
+    match args.supersedes {
+        Some(_) if plans.len() > 1 => Err(BuildError::Supersedes { got: plans.len() }),
+        _ => Ok(plans),
+    }
+}
+
+/// Where a site's directory and its enrollment go.
+fn targets(out: &Path, site: &str) -> (PathBuf, PathBuf) {
+    (out.join(site), out.join("enroll").join(format!("{site}.json")))
+}
+
+fn refuse_existing(out: &Path, plan: &Plan) -> Result<(), BuildError> {
+    let (dir, enrollment) = targets(out, plan.site.as_str());
+    for path in [dir, enrollment] {
+        if fs::symlink_metadata(&path).is_ok() {
+            return Err(BuildError::Exists { path });
+        }
+    }
+    Ok(())
+}
+
+/// The moves that end a build; makes `enroll/`.
+fn destinations(out: &Path, staging: &Path, plans: &[Plan]) -> Result<Vec<(PathBuf, PathBuf)>, BuildError> {
+    let enroll = out.join("enroll");
+    match fs::DirBuilder::new().mode(0o700).create(&enroll) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+            return Err(BuildError::Write { path: enroll, source: error });
+        }
+        _ => {}
+    }
+    let moves = plans.iter().flat_map(|plan| {
+        let (dir, enrollment) = targets(out, plan.site.as_str());
+        let (built_dir, built_enrollment) = targets(staging, plan.site.as_str());
+        [(built_enrollment, enrollment), (built_dir, dir)]
+    });
+    Ok(moves.collect())
+}
+
+/// What was built, for the words at the end.
+struct Built {
+    site: SiteConfig,
+    name: String,
+}
+
+/// Builds `<staging>/<site>/` and `<staging>/enroll/<site>.json`.
+fn build_site(
+    ui: Ui,
+    staging: &Path,
+    plan: &Plan,
+    project: &Project,
+    base: &BaseDir,
+    supersedes: Option<HostData>,
+) -> Result<Built, BuildError> {
+    let (site_dir, enrollment_file) = targets(staging, plan.site.as_str());
+    let unnamed = site_dir.join("cvm");
+    make_dir(&unnamed, 0o755)?;
+    ui.say(format_args!("{}: reading {}", plan.site, plan.archive.display()));
+    let image = root::Image::open(&plan.archive, staging)?;
+    let container = site::container(plan, &image)?;
+    let secret = RootSecret::new(random()?);
+    let uuid = DiskUuid::from_random(random()?);
+    let kit = seal_plan_kit(plan, &container.user, &uuid)?;
+    ui.say(format_args!("{}: writing disks", plan.site));
+    let sealed = kit.as_ref().map(|(_, sealed)| sealed);
+    let disk = root::write_root(&image, &unnamed, plan, &secret, &uuid, sealed)?;
+    root::write_side_disks(&unnamed, plan)?;
+    let config = site::config(plan, project, container, &disk, not_before()?, (&secret, &uuid));
+    let bytes = site::bytes(&config)?;
+    let host_data = SiteConfig::host_data(&bytes);
+    let name = format!("cvm_{}", &host_data.to_string()[..12]);
+    let dir = site_dir.join(&name);
+    fs::rename(&unnamed, &dir).map_err(|source| BuildError::Write { path: dir.clone(), source })?;
+    write_file(&dir.join("site.json"), &bytes, 0o644)?;
+    write_base(&dir, base)?;
+    write_file(&dir.join("launch_vm.sh"), script::launch_vm(&config, &base.base, &host_data).as_bytes(), 0o755)?;
+    write_file(&dir.join("README.txt"), script::readme(&config, &base.base, &host_data).as_bytes(), 0o644)?;
+    ui.say(format_args!("{}: packing", plan.site));
+    seal::seal(&dir, &site_dir.join(format!("{}.tgz", plan.site)), &members(plan), &config, host_data)?;
+    make_dir(&staging.join("enroll"), 0o700)?;
+    let secrets = Secrets { root: secret, kit: kit.map(|(key, _)| key) };
+    let file = EnrollmentFile { record: record(&config, base, host_data, supersedes), secrets };
+    write_file(&enrollment_file, &file.to_bytes().map_err(BuildError::Document)?, 0o600)?;
+    Ok(Built { site: config, name })
+}
+
+fn seal_plan_kit(plan: &Plan, user: &coffer_manifest::User, uuid: &DiskUuid) -> Result<Option<(KitKey, SealedKit)>, BuildError> {
+    let Some(kit) = &plan.kit else { return Ok(None) };
+    let key = KitKey::new(random()?);
+    let tar = kit::pack(kit, user)?;
+    let sealed = seal_kit(&key, uuid, random()?, &tar).map_err(BuildError::Kit)?;
+    Ok(Some((key, sealed)))
+}
+
+fn write_base(dir: &Path, base: &BaseDir) -> Result<(), BuildError> {
+    for name in base_dir::FILES {
+        seal::copy(&base.dir.join(name), &dir.join(name))?;
+    }
+    write_file(&dir.join("base.json"), &base.bytes, 0o644)
+}
+
+/// Every file of a bundle but manifest.json.
+fn members(plan: &Plan) -> [Member; 11] {
+    let fixed = |name| Member { name, disk_bytes: None };
+    let disk = |name, bytes| Member { name, disk_bytes: Some(bytes) };
+    [
+        fixed("README.txt"),
+        fixed("launch_vm.sh"),
+        fixed("site.json"),
+        fixed("base.json"),
+        fixed("OVMF.amdsev.fd"),
+        fixed("vmlinuz"),
+        fixed("initrd.img"),
+        disk("applog.qcow2", plan.drives.applog),
+        disk("user_config.qcow2", plan.drives.user_config),
+        disk("user_data.qcow2", plan.drives.user_data),
+        fixed("crypt_root.qcow2"),
+    ]
+}
+
+fn record(site: &SiteConfig, base: &BaseDir, host_data: HostData, supersedes: Option<HostData>) -> Enrollment {
+    let mut launch_digests: Vec<_> = base.base.launch_digests.iter().map(|shape| shape.digest).collect();
+    launch_digests.sort_unstable();
+    launch_digests.dedup();
+    Enrollment {
+        kind: Default::default(),
+        host_data,
+        project: site.project.clone(),
+        site: site.site.clone(),
+        role: site.role,
+        site_svn: site.site_svn,
+        base_svn: base.base.base_svn,
+        root_of_trust: site.root_of_trust,
+        launch_digests,
+        token_expiration: site.attestation.token_expiration,
+        open_risks: base.base.open_risks.clone(),
+        supersedes,
+    }
+}
+
+impl Built {
+    /// The result on stdout, what to type next on stderr.
+    fn say(&self, ui: Ui, out: &Path) {
+        let site = &self.site.site;
+        let (dir, enrollment) = targets(out, site.as_str());
+        let bundle = dir.join(&self.name);
+        let simulated = matches!(self.site.root_of_trust, coffer_manifest::RootOfTrust::Simulated(_));
+        let simulate = if simulated { " --simulate --simulator-state DIR" } else { "" };
+        ui.result(format_args!("{}", bundle.display()));
+        ui.result(format_args!("{}", dir.join(format!("{site}.tgz")).display()));
+        ui.result(format_args!("{}", enrollment.display()));
+        ui.say(format_args!("\n{site} is built; {} holds its keys: keep it, and do not send it to the site. Next:", enrollment.display()));
+        ui.say(format_args!("  coffer-attest site enroll {}", enrollment.display()));
+        ui.say(format_args!("  {}/launch_vm.sh{simulate} --check", bundle.display()));
+        ui.say(format_args!("  {}/launch_vm.sh{simulate}", bundle.display()));
+    }
+}
+
+/// Unix seconds: SOURCE_DATE_EPOCH where it is set, so that a build can be repeated, else now.
+fn not_before() -> Result<u64, BuildError> {
+    match std::env::var("SOURCE_DATE_EPOCH") {
+        Ok(text) => text.parse().map_err(|_| BuildError::Read {
+            path: "SOURCE_DATE_EPOCH".into(),
+            source: std::io::Error::other(format!("`{text}` is not a number of seconds")),
+        }),
+        Err(_) => Ok(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())),
+    }
+}
+
+/// `N` bytes from the kernel.
+fn random<const N: usize>() -> Result<[u8; N], BuildError> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).map_err(BuildError::Random)?;
+    Ok(bytes)
+}
+
+fn make_dir(path: &Path, mode: u32) -> Result<(), BuildError> {
+    let made = fs::DirBuilder::new().recursive(true).mode(mode).create(path);
+    made.map_err(|source| BuildError::Write { path: path.to_owned(), source })
+}
+
+/// Writes a new file and waits until it is on the disk.
+fn write_file(path: &Path, bytes: &[u8], mode: u32) -> Result<(), BuildError> {
+    let write = || {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
+        file.write_all(bytes)?;
+        file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(mode))?;
+        file.sync_all()
+    };
+    write().map_err(|source| BuildError::Write { path: path.to_owned(), source })
+}

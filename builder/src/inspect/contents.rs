@@ -1,0 +1,123 @@
+//! The files of a bundle, from its directory or its archive, each read once.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{BufReader, Read};
+use std::path::{Component, Path};
+
+use coffer_manifest::{MAX_DOCUMENT_BYTES, Sha256Digest};
+use flate2::read::GzDecoder;
+use sha2::{Digest, Sha256};
+use tar::{Archive, EntryType};
+
+use super::InspectError;
+
+/// Bytes held between disk and hash.
+const BUFFER_BYTES: usize = 1 << 20;
+/// A bundle has a dozen files; an archive with more was not made by a builder.
+const MAX_FILES: usize = 64;
+/// Where launch_vm.sh puts a run's files: not part of the bundle.
+const RUN_DIR: &str = "run";
+
+/// One file.
+#[derive(Debug)]
+pub struct Found {
+    /// Bytes.
+    pub size: u64,
+    /// Of all of it.
+    pub sha256: Sha256Digest,
+    /// Its beginning: one byte more than a document may have, so that a longer one is seen to be longer.
+    pub head: Vec<u8>,
+}
+
+/// A bundle's directory.
+#[derive(Debug)]
+pub struct Contents {
+    /// Name of the directory.
+    pub name: String,
+    /// By name; bundles have no subdirectories.
+    pub files: BTreeMap<String, Found>,
+}
+
+impl Contents {
+    /// Reads a directory, or an archive that holds one.
+    ///
+    /// # Errors
+    /// [`InspectError::Read`], [`InspectError::Entry`].
+    pub fn read(path: &Path) -> Result<Self, InspectError> {
+        let fail = |source| InspectError::Read { path: path.to_owned(), source };
+        if fs::metadata(path).map_err(fail)?.is_dir() { read_dir(path) } else { read_archive(path) }
+    }
+}
+
+fn read_dir(path: &Path) -> Result<Contents, InspectError> {
+    let fail = |source| InspectError::Read { path: path.to_owned(), source };
+    let real = fs::canonicalize(path).map_err(fail)?;
+    let name = real.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let mut files = BTreeMap::new();
+    for entry in fs::read_dir(&real).map_err(fail)? {
+        let entry = entry.map_err(fail)?;
+        let file = entry.file_name().to_string_lossy().into_owned();
+        let kind = entry.file_type().map_err(fail)?;
+        if kind.is_dir() && file == RUN_DIR {
+            continue;
+        }
+        if !kind.is_file() || files.len() == MAX_FILES {
+            return Err(InspectError::Entry { path: path.to_owned(), entry: file.escape_debug().to_string() });
+        }
+        let opened = File::open(entry.path()).map_err(fail)?;
+        files.insert(file, digest(opened).map_err(fail)?);
+    }
+    Ok(Contents { name, files })
+}
+
+/// Entries are `cvm_<id>/` and `cvm_<id>/<file>`; anything else was not written by a builder.
+fn read_archive(path: &Path) -> Result<Contents, InspectError> {
+    let fail = |source| InspectError::Read { path: path.to_owned(), source };
+    let file = BufReader::with_capacity(BUFFER_BYTES, File::open(path).map_err(fail)?);
+    let mut archive = Archive::new(GzDecoder::new(file));
+    let mut contents = Contents { name: String::new(), files: BTreeMap::new() };
+    for entry in archive.entries().map_err(fail)? {
+        let mut entry = entry.map_err(fail)?;
+        let inside = entry.path().map_err(fail)?.into_owned();
+        let refuse = || InspectError::Entry { path: path.to_owned(), entry: inside.to_string_lossy().escape_debug().to_string() };
+        let mut parts = inside.components().map(|part| match part {
+            Component::Normal(part) => part.to_str(),
+            _ => None,
+        });
+        let dir = parts.next().flatten().ok_or_else(refuse)?;
+        if contents.name.is_empty() {
+            contents.name = dir.to_owned();
+        }
+        let (name, rest) = (parts.next(), parts.next());
+        match (entry.header().entry_type(), name, rest) {
+            (EntryType::Directory, None, None) if dir == contents.name => {}
+            (EntryType::Regular, Some(Some(name)), None) if dir == contents.name && contents.files.len() < MAX_FILES => {
+                let name = name.to_owned();
+                let found = digest(&mut entry).map_err(fail)?;
+                if contents.files.insert(name, found).is_some() {
+                    return Err(refuse());
+                }
+            }
+            _ => return Err(refuse()),
+        }
+    }
+    Ok(contents)
+}
+
+fn digest(mut from: impl Read) -> std::io::Result<Found> {
+    let mut hash = Sha256::new();
+    let (mut size, mut head) = (0, Vec::new());
+    let mut buffer = vec![0; BUFFER_BYTES];
+    loop {
+        let read = from.read(&mut buffer)?;
+        if read == 0 {
+            return Ok(Found { size, sha256: Sha256Digest::new(hash.finalize().into()), head });
+        }
+        let bytes = &buffer[..read];
+        let wanted = (MAX_DOCUMENT_BYTES + 1).saturating_sub(head.len()).min(read);
+        head.extend_from_slice(&bytes[..wanted]);
+        hash.update(bytes);
+        size += read as u64;
+    }
+}

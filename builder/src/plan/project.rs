@@ -1,0 +1,158 @@
+//! `project.yml`, decided: the federation, its key service, and what must have signed a site's evidence.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use coffer_manifest::{BaseRoot, KeyService, KeyServiceKind, ProjectName, RootOfTrust, Sha256Digest};
+use data_encoding::BASE64;
+use serde_saphyr::Spanned;
+
+use super::values::{is_host_name, one_of, regular_file};
+use crate::fault::{Fault, SpecError};
+use crate::spec::{self, KeyServiceSpec, ProjectSpec, Source};
+
+/// CA certificates a guest trusts for its key service (DESIGN, Site config).
+const MAX_CAS: usize = 4;
+/// Key service replicas tried in order.
+const MAX_URLS: usize = 8;
+/// A PEM bundle longer than this holds something else.
+const MAX_PEM_BYTES: u64 = 64 * 1024;
+
+/// The project, decided.
+#[derive(Debug)]
+pub struct Project {
+    /// The federation.
+    pub name: ProjectName,
+    /// Where its guests attest.
+    pub key_service: KeyService,
+    /// What signs their evidence.
+    pub root_of_trust: RootOfTrust,
+}
+
+impl Project {
+    /// Reads `project.yml` for a base with this root.
+    ///
+    /// # Errors
+    /// The first wrong thing, with file, line and field.
+    pub fn read(file: &Path, base: BaseRoot) -> Result<Self, SpecError> {
+        let source = Source { file: file.to_owned() };
+        let spec: ProjectSpec = spec::read(&source)?;
+        let name = spec
+            .name
+            .value
+            .parse()
+            .map_err(|error: coffer_manifest::NameError| source.refuse(&spec.name, "name", Fault::Name { error: error.to_string() }))?;
+        let root_of_trust = root_of_trust(&source, spec.simulator_ark.as_ref(), base)?;
+        Ok(Self { name, key_service: key_service(&source, &spec.key_service)?, root_of_trust })
+    }
+}
+
+fn root_of_trust(source: &Source, ark: Option<&Spanned<String>>, base: BaseRoot) -> Result<RootOfTrust, SpecError> {
+    match (base, ark) {
+        (BaseRoot::AmdSevSnp, None) => Ok(RootOfTrust::AmdSevSnp),
+        (BaseRoot::AmdSevSnp, Some(ark)) => Err(source.refuse(ark, "simulator_ark", Fault::ArkUnwanted)),
+        (BaseRoot::Simulated, None) => Err(source.refuse_file("simulator_ark", Fault::ArkMissing)),
+        (BaseRoot::Simulated, Some(ark)) => {
+            let der = certificates(source, ark, "simulator_ark")?;
+            match der.as_slice() {
+                [one] => Ok(RootOfTrust::Simulated(Sha256Digest::of(one))),
+                more => Err(source.refuse(ark, "simulator_ark", Fault::CaCount { got: more.len(), most: 1 })),
+            }
+        }
+    }
+}
+
+fn key_service(source: &Source, spec: &KeyServiceSpec) -> Result<KeyService, SpecError> {
+    let kinds = [("coffer", KeyServiceKind::Coffer), ("trustee", KeyServiceKind::Trustee)];
+    let kind = one_of(source, &spec.kind, "key_service.kind", &kinds, "`coffer` or `trustee`")?;
+    if spec.urls.is_empty() {
+        return Err(source.refuse(&spec.kind, "key_service.urls", Fault::Url { got: String::new() }));
+    }
+    if let Some(extra) = spec.urls.get(MAX_URLS) {
+        return Err(source.refuse(extra, "key_service.urls", Fault::TooMany { got: spec.urls.len(), most: MAX_URLS }));
+    }
+    let mut urls = Vec::new();
+    for (i, url) in spec.urls.iter().enumerate() {
+        if !is_service_url(&url.value) {
+            let fault = Fault::Url { got: url.value.clone() };
+            return Err(source.refuse(url, format!("key_service.urls[{i}]"), fault));
+        }
+        urls.push(url.value.clone());
+    }
+    if !is_host_name(&spec.tls_name.value) {
+        let fault = Fault::HostName { got: spec.tls_name.value.clone() };
+        return Err(source.refuse(&spec.tls_name, "key_service.tls_name", fault));
+    }
+    let mut ca = Vec::new();
+    for (i, file) in spec.ca.iter().enumerate() {
+        ca.extend(certificates(source, file, &format!("key_service.ca[{i}]"))?.iter().map(|der| BASE64.encode(der)));
+    }
+    if !(1..=MAX_CAS).contains(&ca.len()) {
+        let fault = Fault::CaCount { got: ca.len(), most: MAX_CAS };
+        return Err(source.refuse(spec.ca.last().unwrap_or(&spec.tls_name), "key_service.ca", fault));
+    }
+    Ok(KeyService { kind, urls, tls_name: spec.tls_name.value.clone(), ca })
+}
+
+/// `https://<host>:<port>`, host being a name, an IPv4 address or a bracketed IPv6 address. Nothing after the port.
+fn is_service_url(text: &str) -> bool {
+    let Some((host, port)) = text.strip_prefix("https://").and_then(|rest| rest.rsplit_once(':')) else {
+        return false;
+    };
+    let v6 = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let named = match v6 {
+        Some(v6) => v6.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => is_host_name(host),
+    };
+    named && !port.starts_with('0') && !port.starts_with('+') && port.parse::<u16>().is_ok()
+}
+
+/// The DER bytes of each certificate in a PEM file that holds nothing else.
+fn certificates(source: &Source, given: &Spanned<String>, field: &str) -> Result<Vec<Vec<u8>>, SpecError> {
+    let path = regular_file(source, given, field)?;
+    let refuse = |path: PathBuf, why| source.refuse(given, field, Fault::Certificate { path, why });
+    let walk = |error: std::io::Error| source.refuse(given, field, Fault::Walk { path: path.clone(), error: error.to_string() });
+    if fs::metadata(&path).map_err(walk)?.len() > MAX_PEM_BYTES {
+        return Err(refuse(path, "it is longer than 64 KiB"));
+    }
+    let Ok(text) = String::from_utf8(fs::read(&path).map_err(walk)?) else {
+        return Err(refuse(path, "it is not text"));
+    };
+    pem_certificates(&text).map_err(|why| refuse(path, why))
+}
+
+/// PEM (RFC 7468) `CERTIFICATE` blocks; text between them is ignored, any other block is refused.
+fn pem_certificates(text: &str) -> Result<Vec<Vec<u8>>, &'static str> {
+    let mut found = Vec::new();
+    let mut body: Option<String> = None;
+    for line in text.lines().map(str::trim) {
+        match (&mut body, line) {
+            (None, "-----BEGIN CERTIFICATE-----") => body = Some(String::new()),
+            (None, line) if line.starts_with("-----BEGIN ") => return Err("it holds something other than certificates"),
+            (None, _) => {}
+            (Some(base64), "-----END CERTIFICATE-----") => {
+                let der = BASE64.decode(base64.as_bytes()).map_err(|_| "its base64 does not decode")?;
+                if !is_one_der_sequence(&der) {
+                    return Err("it is not one DER sequence");
+                }
+                found.push(der);
+                body = None;
+            }
+            (Some(base64), line) => base64.push_str(line),
+        }
+    }
+    match (body, found.is_empty()) {
+        (Some(_), _) => Err("it ends within a certificate"),
+        (None, true) => Err("it holds no certificate"),
+        (None, false) => Ok(found),
+    }
+}
+
+/// Tag SEQUENCE, a definite two- or three-byte length, and exactly that many bytes: no certificate is shorter.
+fn is_one_der_sequence(der: &[u8]) -> bool {
+    match der {
+        [0x30, 0x81, a, rest @ ..] => rest.len() == usize::from(*a),
+        [0x30, 0x82, a, b, rest @ ..] => rest.len() == usize::from(u16::from_be_bytes([*a, *b])),
+        _ => false,
+    }
+}
