@@ -51,6 +51,21 @@ pub fn unblock_signals() -> io::Result<()> {
     mask(libc::SIG_SETMASK, &empty_set())
 }
 
+/// Sends a signal, real-time ones included, which safe wrappers have no names for.
+///
+/// # Errors
+/// What kill(2) says; `EINVAL` for a number that is no signal or a process id that names a group or everybody.
+pub fn kill(process: u32, signal: u8) -> io::Result<()> {
+    match i32::try_from(process) {
+        // SAFETY: no pointers; a positive process id names one process.
+        Ok(process) if process > 0 => match unsafe { libc::kill(process, signal.into()) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        },
+        _ => Err(io::Error::from_raw_os_error(libc::EINVAL)),
+    }
+}
+
 fn empty_set() -> libc::sigset_t {
     // SAFETY: `sigset_t` is plain data, and sigemptyset initialises it in any case.
     let mut set: libc::sigset_t = unsafe { mem::zeroed() };
@@ -81,5 +96,13 @@ mod tests {
         assert_eq!(file.read(&mut info).expect("one signal is pending"), 128);
         assert_eq!(info[..4], (libc::SIGCHLD as u32).to_ne_bytes());
         unblock_signals().expect("mask");
+    }
+
+    #[test]
+    fn a_signal_goes_to_one_process_or_none() {
+        assert!(kill(0, 0).is_err(), "0 would be the whole group");
+        assert!(kill(u32::MAX, 0).is_err(), "-1 would be everybody");
+        assert!(kill(std::process::id(), 200).is_err(), "no such signal");
+        kill(std::process::id(), 0).expect("0 only asks whether the process is there");
     }
 }

@@ -1,0 +1,157 @@
+//! The boot, one line per promise, and what happens when a promise is not kept: one line and power-off, never a shell.
+
+use std::fmt;
+use std::os::unix::ffi::OsStrExt;
+use std::panic;
+
+use coffer_manifest::{DocumentError, SiteConfig};
+use rustix::system::{RebootCommand, reboot};
+
+use crate::console::{self, Stage};
+use crate::report::{ReportError, ReportSource};
+use crate::{attest, config, early, network, root, unlock, workload};
+
+/// Where this PID 1's evidence comes from. Two binaries, two platforms; neither holds the other's code.
+pub trait Platform {
+    /// Its name, for the error that refuses a site of the other.
+    const NAME: &'static str;
+
+    /// Whether a site config with this `root_of_trust` may run on it.
+    fn accepts(root_of_trust: &str) -> bool;
+
+    /// Opens the source of reports.
+    ///
+    /// # Errors
+    /// See [`ReportError`].
+    fn report_source() -> Result<Box<dyn ReportSource>, ReportError>;
+}
+
+/// Why the guest powers off before the workload runs. Its text is the `failed` line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    stage: Stage,
+    cause: Cause,
+    id: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Cause {
+    /// A reason code of the service.
+    Code(String),
+    /// Our own words.
+    Text(String),
+}
+
+impl Failure {
+    /// A failure in our own words.
+    pub(crate) fn new(stage: Stage, cause: &dyn fmt::Display) -> Self {
+        Self { stage, cause: Cause::Text(cause.to_string()), id: None }
+    }
+
+    /// An authenticated refusal of the service: its reason code, and the id its log has.
+    pub(crate) fn refused(code: &str, id: Option<&str>) -> Self {
+        Self { stage: Stage::Attest, cause: Cause::Code(code.to_owned()), id: id.map(str::to_owned) }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "failed stage={} cause=", self.stage)?;
+        match &self.cause {
+            Cause::Code(code) => f.write_str(code)?,
+            Cause::Text(text) => write!(f, "\"{}\"", text.replace('"', "'"))?,
+        }
+        write!(f, " id={}", self.id.as_deref().unwrap_or("-"))
+    }
+}
+
+/// Turns a module's error into the failure of its stage.
+trait At<T> {
+    fn at(self, stage: Stage) -> Result<T, Failure>;
+}
+
+impl<T, E: fmt::Display> At<T> for Result<T, E> {
+    fn at(self, stage: Stage) -> Result<T, Failure> {
+        self.map_err(|error| Failure::new(stage, &error))
+    }
+}
+
+/// Runs as PID 1 of the guest, or, started by it, as one of the workload's two helpers.
+pub fn pid1<P: Platform>() -> ! {
+    let role = std::env::args_os().next().unwrap_or_default();
+    match role.as_bytes() {
+        workload::INIT_ROLE => workload::run_init(),
+        workload::EXEC_ROLE => workload::run_exec(),
+        _ => {}
+    }
+    power_off_on_panic();
+    if let Err(failure) = boot::<P>() {
+        console::failed(&failure);
+    }
+    power_off()
+}
+
+/// Boots the guest: each line is one promise the next line relies on.
+fn boot<P: Platform>() -> Result<(), Failure> {
+    early::mount_pseudo_filesystems().at(Stage::Config)?;
+    early::load_modules().at(Stage::Config)?;
+    let mut reports = P::report_source().at(Stage::Config)?;
+    let (site, host_data) = config::read::<P>(reports.as_mut()).at(Stage::Config)?;
+    console::finished(Stage::Config);
+
+    let mut network = network::up().at(Stage::Network)?;
+    console::finished(Stage::Network);
+
+    let secrets = attest::handshake(&site, &host_data, reports.as_mut())?;
+    console::finished(Stage::Attest);
+
+    let (volume, kit_key) = unlock::open(&site, secrets).at(Stage::Unlock)?;
+    console::finished(Stage::Unlock);
+
+    let root = root::assemble(&site, &volume, kit_key, network.resolvers()).at(Stage::Root)?;
+    console::finished(Stage::Root);
+
+    let end = workload::supervise(&site, root, &mut network).at(Stage::Workload)?;
+    console::line(&format!("workload {end}"));
+    Ok(())
+}
+
+/// The canonical bytes of the site config, for a helper.
+pub(crate) fn site_bytes(site: &SiteConfig) -> Result<Vec<u8>, DocumentError> {
+    site.to_bytes()
+}
+
+fn power_off_on_panic() {
+    panic::set_hook(Box::new(|info| {
+        let place = info.location().map(|at| format!(" at {}:{}", at.file(), at.line())).unwrap_or_default();
+        let text = info.payload_as_str().unwrap_or("panic");
+        console::failed(&Failure::new(console::current(), &format!("internal error: {text}{place}")));
+        power_off()
+    }));
+}
+
+/// Writes what is still to be written and cuts the power.
+fn power_off() -> ! {
+    console::line("power-off");
+    console::close_log();
+    root::release_applog();
+    rustix::fs::sync();
+    loop {
+        // Fails only without CAP_SYS_BOOT, which PID 1 has; then there is nothing left but to stay and do nothing.
+        let _ = reboot(RebootCommand::PowerOff);
+        std::thread::sleep(std::time::Duration::from_secs(60));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_failed_line_has_one_form() {
+        let own = Failure::new(Stage::Config, &"site.json says \"x\"");
+        assert_eq!(own.to_string(), "failed stage=config cause=\"site.json says 'x'\" id=-");
+        let refused = Failure::refused("launch_digest", Some("r-7"));
+        assert_eq!(refused.to_string(), "failed stage=attest cause=launch_digest id=r-7");
+    }
+}

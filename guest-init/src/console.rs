@@ -1,0 +1,164 @@
+//! PID 1's own lines: on the console, and in `/applog/boot.log`. The workload's output never comes here.
+
+use std::fmt;
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use rustix::fs::OFlags;
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::boot::Failure;
+
+/// How long a line may get. Some of its words come from the network.
+const MAX_LINE_CHARS: usize = 600;
+/// How much of the boot log is kept until `/applog` is mounted, and written there at most. A host that lets its guest
+/// wait for a key service for a day makes some thousand lines.
+const MAX_BOOT_LOG_BYTES: usize = 1024 * 1024;
+
+/// A part of the boot. Printed when it is finished, and in the `failed` line when it is not.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Stage {
+    /// Pseudo file systems, modules, site config against HOST_DATA.
+    Config,
+    /// Interface and address.
+    Network,
+    /// Challenge, evidence, token, secrets.
+    Attest,
+    /// Volume key, dm-crypt, dm-verity.
+    Unlock,
+    /// Root file system, overlay, kit, the other disks.
+    Root,
+    /// The workload runs.
+    Workload,
+}
+
+impl Stage {
+    const ALL: [Self; 6] = [Self::Config, Self::Network, Self::Attest, Self::Unlock, Self::Root, Self::Workload];
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Config => "config",
+            Self::Network => "network",
+            Self::Attest => "attest",
+            Self::Unlock => "unlock",
+            Self::Root => "root",
+            Self::Workload => "workload",
+        })
+    }
+}
+
+/// The stage being worked on; read by the panic hook.
+static CURRENT: AtomicU8 = AtomicU8::new(Stage::Config as u8);
+static BOOT_LOG: Mutex<BootLog> = Mutex::new(BootLog { lines: Vec::new(), file: None, written: 0 });
+
+struct BootLog {
+    lines: Vec<u8>,
+    file: Option<File>,
+    written: usize,
+}
+
+/// Prints `coffer-init: <text>`, text shortened and its control characters escaped.
+pub fn line(text: &str) {
+    let line = format!("coffer-init: {}\n", printable(text));
+    // O_NOCTTY: PID 1 must not get a controlling terminal, whose keys would be signals from the host.
+    let console = OpenOptions::new().write(true).custom_flags(OFlags::NOCTTY.bits() as i32).open("/dev/console");
+    // A guest without a console still has its boot log; a console that does not take a line must not stop the boot.
+    let _ = match console {
+        Ok(mut console) => console.write_all(line.as_bytes()),
+        Err(_) => std::io::stdout().write_all(line.as_bytes()),
+    };
+    BOOT_LOG.lock().unwrap_or_else(PoisonError::into_inner).append(line.as_bytes());
+}
+
+/// Prints that `stage` is finished, with the seconds since the kernel started.
+pub fn finished(stage: Stage) {
+    line(&format!("stage={stage} t={:.2}", seconds_since_start()));
+    if let Some(next) = Stage::ALL.get(stage as usize + 1) {
+        CURRENT.store(*next as u8, Ordering::Relaxed);
+    }
+}
+
+/// Prints the one line of a boot that ends here.
+pub fn failed(failure: &Failure) {
+    line(&failure.to_string());
+}
+
+/// The stage being worked on.
+pub fn current() -> Stage {
+    Stage::ALL.get(usize::from(CURRENT.load(Ordering::Relaxed))).copied().unwrap_or(Stage::Workload)
+}
+
+/// Seconds since the kernel started (CLOCK_BOOTTIME).
+pub fn seconds_since_start() -> f64 {
+    let now = clock_gettime(ClockId::Boottime);
+    now.tv_sec as f64 + now.tv_nsec as f64 / 1e9
+}
+
+/// From now on lines go to `file` too, beginning with those printed so far.
+pub fn log_to(file: File) {
+    let mut log = BOOT_LOG.lock().unwrap_or_else(PoisonError::into_inner);
+    let lines = std::mem::take(&mut log.lines);
+    log.file = Some(file);
+    log.written = 0;
+    log.append(&lines);
+}
+
+/// Closes the boot log, so that its file system can be unmounted.
+pub fn close_log() {
+    let mut log = BOOT_LOG.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(file) = log.file.take() {
+        // A full or failing disk loses its log, nothing else.
+        let _ = file.sync_all();
+    }
+}
+
+impl BootLog {
+    fn append(&mut self, bytes: &[u8]) {
+        if self.written + bytes.len() > MAX_BOOT_LOG_BYTES {
+            return;
+        }
+        self.written += bytes.len();
+        match &mut self.file {
+            // See close_log.
+            Some(file) => drop(file.write_all(bytes)),
+            None => self.lines.extend_from_slice(bytes),
+        }
+    }
+}
+
+/// `text` without control characters, so that nobody's words move a terminal's cursor or make a second line.
+fn printable(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for (count, c) in text.chars().enumerate() {
+        if count == MAX_LINE_CHARS {
+            shown.push('…');
+            break;
+        }
+        if c.is_control() { shown.extend(c.escape_default()) } else { shown.push(c) }
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_hold_no_control_characters() {
+        assert_eq!(printable("a\nb\x1b[2J"), "a\\nb\\u{1b}[2J");
+        assert!(printable(&"x".repeat(5000)).chars().count() <= MAX_LINE_CHARS + 1);
+    }
+
+    #[test]
+    fn stages_keep_their_order() {
+        for (index, stage) in Stage::ALL.iter().enumerate() {
+            assert_eq!(*stage as usize, index, "{stage}");
+        }
+    }
+}

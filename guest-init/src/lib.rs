@@ -1,0 +1,19 @@
+//! The boot of a confidential VM: what `coffer-init` and `coffer-init-simulated` share. Everything but the report source.
+#![forbid(unsafe_code)]
+
+mod attest;
+mod boot;
+mod config;
+mod console;
+mod disks;
+mod early;
+mod http;
+mod kit;
+mod network;
+pub mod report;
+mod root;
+mod tls;
+mod unlock;
+mod workload;
+
+pub use boot::{Failure, Platform, pid1};
