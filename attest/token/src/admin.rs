@@ -196,3 +196,119 @@ fn check_lifetime(iat: u64, exp: u64) -> Result<(), Reject> {
     let lifetime = exp.checked_sub(iat).unwrap_or(0);
     if lifetime == 0 || lifetime > MAX_LIFETIME_SECONDS { Err(Reject::CallLifetime { iat, exp }) } else { Ok(()) }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const NOW: UnixTime = UnixTime(1_795_400_000);
+    const CALL: Call<'static> = Call { audience: "attest.demo.test", method: "POST", path: "/admin/v1/sites?x=1", body: b"{}" };
+
+    fn signer(byte: u8) -> AdminSigner {
+        AdminSigner::from_random(&[byte; 48]).expect("a scalar")
+    }
+
+    fn signed() -> String {
+        signer(1).sign(&CALL, "c-1", NOW, 60).expect("signs")
+    }
+
+    #[test]
+    fn a_signed_call_passes_once_found() {
+        let token = signed();
+        assert_eq!(named_key(&token).expect("has one"), signer(1).public().id());
+        let checked = check(&token, &signer(1).public(), &CALL, NOW).expect("passes");
+        assert_eq!((checked.claims().call_id(), checked.claims().expires_at()), ("c-1", UnixTime(NOW.0 + 60)));
+    }
+
+    #[test]
+    fn it_stands_for_this_call_only() {
+        for call in [
+            Call { method: "DELETE", ..CALL },
+            Call { path: "/admin/v1/sites", ..CALL },
+            Call { path: "/admin/v1/sites?x=2", ..CALL },
+            Call { body: b"", ..CALL },
+            Call { body: b"{} ", ..CALL },
+        ] {
+            assert!(matches!(check(&signed(), &signer(1).public(), &call, NOW), Err(Reject::OtherCall { .. })), "{call:?}");
+        }
+        let elsewhere = Call { audience: "other.test", ..CALL };
+        assert!(matches!(check(&signed(), &signer(1).public(), &elsewhere, NOW), Err(Reject::Audience { .. })));
+    }
+
+    #[test]
+    fn it_lives_at_most_five_minutes() {
+        let sign = |lifetime| signer(1).sign(&CALL, "c-1", NOW, lifetime);
+        assert!(sign(MAX_LIFETIME_SECONDS).is_ok());
+        for lifetime in [0, MAX_LIFETIME_SECONDS + 1, u64::MAX] {
+            assert!(matches!(sign(lifetime), Err(Reject::CallLifetime { .. })), "{lifetime}");
+        }
+        let at = |now| check(&signed(), &signer(1).public(), &CALL, UnixTime(now));
+        assert!(at(NOW.0 + 59).is_ok());
+        assert!(matches!(at(NOW.0 + 60), Err(Reject::Expired { .. })));
+        assert!(matches!(at(NOW.0 - 31), Err(Reject::Future { .. })));
+    }
+
+    /// Signs any claims with the real key, as another program might.
+    fn forge(alg: &str, typ: &str, claims: &serde_json::Value) -> String {
+        let key = signer(1);
+        let input = compact::signing_input(alg, typ, &key.public().id().to_string(), claims.to_string().as_bytes());
+        let signature: Signature = key.0.sign(input.as_bytes());
+        compact::finish(input, &signature.to_bytes())
+    }
+
+    #[test]
+    fn the_service_checks_what_the_signer_promises() {
+        let body: Hex<32> = Hex(Sha256::digest(CALL.body).into());
+        let claims = |exp: u64| {
+            serde_json::json!({ "v": 1, "aud": CALL.audience, "jti": "c-1", "iat": NOW.0, "exp": exp, "method": CALL.method,
+                "path": CALL.path, "body_sha256": body })
+        };
+        let refused = |token: &str| check(token, &signer(1).public(), &CALL, NOW).expect_err("refused");
+        assert!(check(&forge(ALG, TYP, &claims(NOW.0 + 60)), &signer(1).public(), &CALL, NOW).is_ok());
+        assert!(matches!(refused(&forge(ALG, TYP, &claims(NOW.0 + 301))), Reject::CallLifetime { .. }));
+        assert!(matches!(refused(&forge(ALG, TYP, &claims(NOW.0 - 1))), Reject::CallLifetime { .. }));
+        assert!(matches!(refused(&forge("none", TYP, &claims(NOW.0 + 60))), Reject::Algorithm { .. }));
+        assert!(matches!(refused(&forge("ES256", TYP, &claims(NOW.0 + 60))), Reject::Algorithm { .. }));
+        assert!(matches!(refused(&forge(ALG, "coffer-job+jwt", &claims(NOW.0 + 60))), Reject::Typ { .. }));
+        for (member, value) in [("v", serde_json::json!(2)), ("scope", serde_json::json!("all")), ("body_sha256", serde_json::json!(""))] {
+            let mut changed = claims(NOW.0 + 60);
+            changed[member] = value;
+            assert!(matches!(refused(&forge(ALG, TYP, &changed)), Reject::Claims(_)), "{member}");
+        }
+    }
+
+    #[test]
+    fn another_admins_key_is_another_key() {
+        assert!(matches!(check(&signed(), &signer(2).public(), &CALL, NOW), Err(Reject::UnknownKey { .. })));
+        let (signed_part, _) = signed().rsplit_once('.').map(|(a, b)| (a.to_owned(), b.to_owned())).expect("three parts");
+        let other = signer(2).sign(&CALL, "c-1", NOW, 60).expect("signs");
+        let signature = other.rsplit_once('.').expect("three parts").1;
+        assert!(matches!(check(&format!("{signed_part}.{signature}"), &signer(1).public(), &CALL, NOW), Err(Reject::Signature)));
+        for token in ["", "a.b", "....", "e30.e30.e30"] {
+            assert!(named_key(token).is_err(), "{token}");
+        }
+    }
+
+    #[test]
+    fn keys_travel_as_pem() {
+        let key = signer(1);
+        let pem = key.expose_pem().expect("encodes");
+        assert!(pem.starts_with("-----BEGIN PRIVATE KEY-----"));
+        assert_eq!(AdminSigner::from_pem(&pem).expect("parses").public(), key.public());
+        let public = key.public().to_pem().expect("encodes");
+        assert_eq!(AdminKey::from_pem(&public).expect("parses"), key.public());
+        assert!(AdminKey::from_pem(&pem).is_err(), "a private key is not taken for a public one");
+        assert!(AdminSigner::from_pem(&public).is_err());
+        assert!(!format!("{key:?}").contains("0101"));
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics(text in "[ -~]{0,200}") {
+            let _ = named_key(&text);
+            prop_assert!(check(&text, &signer(1).public(), &CALL, NOW).is_err());
+        }
+    }
+}

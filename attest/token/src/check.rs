@@ -279,3 +279,6 @@ pub(crate) fn same(got: &str, expected: &str, reject: impl Fn(String, String) ->
 fn short(text: &str, characters: usize) -> String {
     text.chars().take(characters).collect()
 }
+
+#[cfg(test)]
+mod tests;

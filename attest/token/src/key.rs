@@ -315,3 +315,101 @@ fn read_jwk(jwk: &RawJwk) -> Option<VerifyingKey> {
     let point = [&[4][..], &coordinate(&jwk.x)?, &coordinate(&jwk.y)?].concat();
     VerifyingKey::from_sec1_bytes(&point).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn signer(byte: u8) -> Signer {
+        Signer::from_bytes(&[byte; 32]).expect("a scalar")
+    }
+
+    fn document(signers: &[Signer]) -> Value {
+        let keys: Vec<Value> = signers
+            .iter()
+            .map(|signer| serde_json::from_slice::<Value>(&signer.jwks().to_bytes().expect("encodes")).expect("JSON")["keys"][0].clone())
+            .collect();
+        json!({ "keys": keys })
+    }
+
+    #[test]
+    fn sets_round_trip() {
+        let set = document(&[signer(1), signer(2)]);
+        let parsed = Jwks::parse(set.to_string().as_bytes()).expect("parses");
+        assert!(parsed.has(signer(1).kid()) && parsed.has(signer(2).kid()) && !parsed.has(signer(3).kid()));
+        assert_eq!(serde_json::from_slice::<Value>(&parsed.to_bytes().expect("encodes")).expect("JSON"), set);
+    }
+
+    #[test]
+    fn key_id_is_the_thumbprint() {
+        let set = document(&[signer(1)]);
+        let decode = |member: &str| BASE64URL_NOPAD.decode(set["keys"][0][member].as_str().expect("text").as_bytes()).expect("base64url");
+        let point = [vec![4], decode("x"), decode("y")].concat();
+        assert_eq!(Jkt::of_ec_point("P-256", &point).expect("a point").to_string(), signer(1).kid());
+    }
+
+    #[test]
+    fn thumbprint_of_a_p384_point() {
+        // SHA-256 of {"crv":"P-384","kty":"EC","x":"AQEB…","y":"AgIC…"}, computed with Python's hashlib.
+        let point = [[4].as_slice(), &[1; 48], &[2; 48]].concat();
+        let jkt = Jkt::of_ec_point("P-384", &point).expect("a point");
+        assert_eq!(jkt.to_string(), "6_Wj_nmVPFYtU8uKQPXN66l7Gk9DxRK8aI5GObxJPz0");
+        assert_eq!(jkt.to_string().parse(), Ok(jkt));
+        for (form, point) in [("empty", &[][..]), ("tag alone", &[4]), ("compressed", &[2; 97]), ("odd", &[4; 98])] {
+            assert_eq!(Jkt::of_ec_point("P-384", point), None, "{form}");
+        }
+        for text in ["", "AA", "6_Wj_nmVPFYtU8uKQPXN66l7Gk9DxRK8aI5GObxJPz0=", "6_Wj_nmVPFYtU8uKQPXN66l7Gk9DxRK8aI5GObxJPz1"] {
+            assert!(text.parse::<Jkt>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn refuses_other_sets() {
+        let parse = |value: &Value| Jwks::parse(value.to_string().as_bytes()).map_err(|error| error.to_string());
+        let set = |member: &str, value: Value| {
+            let mut set = document(&[signer(1)]);
+            set["keys"][0][member] = value;
+            set
+        };
+        for (value, reason) in [
+            (json!({}), "missing field `keys`"),
+            (json!({ "keys": [] }), "has 0 keys"),
+            (json!({ "keys": vec![document(&[signer(1)])["keys"][0].clone(); MAX_KEYS + 1] }), "has 17 keys"),
+            (document(&[signer(1), signer(1)]), "is repeated"),
+            (set("d", json!("AA")), "unknown field `d`"),
+            (set("x5c", json!([])), "unknown field `x5c`"),
+            (set("kty", json!("RSA")), "is not an EC P-256"),
+            (set("kty", json!("oct")), "is not an EC P-256"),
+            (set("crv", json!("P-384")), "is not an EC P-256"),
+            (set("alg", json!("HS256")), "is not an EC P-256"),
+            (set("use", json!("enc")), "is not an EC P-256"),
+            (set("kid", json!("")), "is not an EC P-256"),
+            (set("x", json!("AA")), "is not an EC P-256"),
+            (set("x", json!("A".repeat(43))), "is not an EC P-256"),
+        ] {
+            let refused = parse(&value).expect_err(reason);
+            assert!(refused.contains(reason), "{refused}\nexpected: {reason}");
+        }
+        assert!(matches!(Jwks::parse(&[b' '; MAX_JWKS_BYTES + 1]), Err(KeyError::TooLong { .. })));
+    }
+
+    #[test]
+    fn a_private_key_is_stored_and_never_shown() {
+        let key = signer(9);
+        assert_eq!(Signer::from_bytes(&key.expose()).expect("a scalar").kid(), key.kid());
+        let shown = format!("{key:?}");
+        assert!(shown.contains("redacted") && !shown.contains("0909"), "{shown}");
+        assert!(matches!(Signer::from_bytes(&[0; 32]), Err(KeyError::Scalar { .. })));
+        assert!(matches!(Signer::from_bytes(&[0xff; 32]), Err(KeyError::Scalar { .. })));
+    }
+
+    proptest! {
+        #[test]
+        fn parse_never_panics(bytes: Vec<u8>) {
+            let _ = Jwks::parse(&bytes);
+        }
+    }
+}
