@@ -51,7 +51,6 @@ pub struct Authority {
     common_name: String,
     certificate: Vec<u8>,
     key: KeyPair,
-    pkcs8: Zeroizing<Vec<u8>>,
 }
 
 impl Authority {
@@ -69,11 +68,6 @@ impl Authority {
 
     pub(crate) fn key(&self) -> &KeyPair {
         &self.key
-    }
-
-    /// PKCS #8 of its private key.
-    pub(crate) fn expose_pkcs8(&self) -> &[u8] {
-        &self.pkcs8
     }
 }
 
@@ -106,9 +100,8 @@ impl Hierarchy {
             // A panic in the thread is a panic here.
             (other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), ask)
         });
-        let (ark_key, ask_key) = (ark_key?, ask_key?);
+        let (ark_key, ask_key) = (load(&ark_key?)?, load(&ask_key?)?);
         let (ark_name, ask_name) = (format!("ARK-{}", family.amd_name()), format!("SEV-{}", family.amd_name()));
-        let signer = load(&ark_key)?;
         let certificate = |serial, subject: &str, key: &KeyPair| {
             let template = Template {
                 serial,
@@ -119,15 +112,11 @@ impl Hierarchy {
                 public_key: rsa_public_key(key.public().as_ref()),
                 extensions: ca_extensions(),
             };
-            template.sign(&signer)
+            template.sign(&ark_key)
         };
-        let authority = |serial, common_name: &str, pkcs8: Zeroizing<Vec<u8>>| -> Result<Authority, KeyError> {
-            let key = load(&pkcs8)?;
-            let certificate = certificate(serial, common_name, &key)?;
-            Ok(Authority { common_name: common_name.to_owned(), certificate, key, pkcs8 })
-        };
-        let ark = authority(1, &ark_name, ark_key.clone())?;
-        let ask = authority(2, &ask_name, ask_key)?;
+        let (ark_certificate, ask_certificate) = (certificate(1, &ark_name, &ark_key)?, certificate(2, &ask_name, &ask_key)?);
+        let ark = Authority { common_name: ark_name, certificate: ark_certificate, key: ark_key };
+        let ask = Authority { common_name: ask_name, certificate: ask_certificate, key: ask_key };
         Ok(Self { family, ark, ask })
     }
 }

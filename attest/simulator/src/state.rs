@@ -3,8 +3,10 @@
 //! | file | contents |
 //! |---|---|
 //! | `ark.pem`, `ask.pem`, `vcek.pem` | certificates; `ark.pem` is what a verifier is set up with |
-//! | `ark.key`, `ask.key`, `vcek.key` | private keys, PKCS #8 PEM, mode 0600 |
+//! | `vcek.key` | the private key that signs reports, PKCS #8 PEM, mode 0600 |
 //! | `state.json` | version, family, chip id, TCB |
+//!
+//! The private keys of ARK and ASK are not kept: this root will never vouch for another processor.
 
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Write};
@@ -105,19 +107,15 @@ pub fn init(dir: &Path, family: Family, now: UnixTime) -> Result<Asp, StateError
     let beside = dir.with_extension(format!("partial-{}", std::process::id()));
     let write = || -> Result<(), StateError> {
         DirBuilder::new().recursive(true).mode(0o700).create(&beside).map_err(|source| file_error(&beside, source))?;
-        for (name, der, pkcs8) in [
-            ("ark", asp.ark(), hierarchy.ark.expose_pkcs8()),
-            ("ask", asp.ask(), hierarchy.ask.expose_pkcs8()),
-            ("vcek", asp.vcek().certificate(), asp.vcek().expose_pkcs8()),
-        ] {
-            write_new(&beside.join(format!("{name}.pem")), &pem("CERTIFICATE", der), 0o644)?;
-            write_new(&beside.join(format!("{name}.key")), &pem("PRIVATE KEY", pkcs8), 0o600)?;
+        for (name, der) in [("ark.pem", asp.ark()), ("ask.pem", asp.ask()), ("vcek.pem", asp.vcek().certificate())] {
+            write_new(&beside.join(name), &pem("CERTIFICATE", der), 0o644)?;
         }
+        write_new(&beside.join("vcek.key"), &pem("PRIVATE KEY", asp.vcek().expose_pkcs8()), 0o600)?;
         let Platform { chip_id, tcb, .. } = *asp.platform();
         let state = State { v: VERSION, family, chip_id, tcb };
         let path = beside.join("state.json");
         let json = serde_json::to_string_pretty(&state).map_err(|source| StateError::Json { path: path.clone(), source })?;
-        write_new(&path, &Zeroizing::new(json + "\n"), 0o644)?;
+        write_new(&path, &(json + "\n"), 0o644)?;
         fs::rename(&beside, dir).map_err(|source| file_error(dir, source))
     };
     let written = write();

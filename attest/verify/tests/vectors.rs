@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 
 use coffer_evidence::{CertEntry, CertKind, Certificate, Family, Report, SnpEvidence, TcbVersion, VekExtensions};
+use coffer_simulator::Hierarchy;
 use coffer_verify::{Claims, Enrolled, Expected, Platforms, Reject, Roots, UnixTime, Verified, verify};
 use serde_json::Value;
 use system_tests::vectors;
@@ -207,6 +208,19 @@ fn a_certificate_that_amd_did_not_sign_is_refused() {
         // They parse: hardware ids both raw and wrapped in an OCTET STRING.
         let extensions = VekExtensions::of(&Certificate::from_der(&evidence.certificates[0].data).unwrap()).unwrap();
         assert_eq!(extensions.hwid.unwrap().as_bytes().len(), 64, "{forged}");
+    }
+}
+
+#[test]
+fn real_evidence_is_refused_where_a_simulator_is_believed() {
+    let hierarchy = Hierarchy::generate(Family::Genoa, SUMMER_2026).unwrap();
+    let roots = Roots::simulated(hierarchy.ark.certificate()).unwrap();
+    for (case, evidence) in cases() {
+        let fields = evidence.report.fields();
+        let enrolled = Enrolled { host_data: fields.host_data, launch_digests: vec![fields.measurement] };
+        let expected = Expected { report_data: fields.report_data, platforms: &everything(), enrolled: Some(&enrolled) };
+        let verdict = code(verify(&evidence, &expected, &roots, SUMMER_2026));
+        assert_eq!(verdict, if case["vek_type"] == "VLEK" { "vlek" } else { "chain" }, "{}", case["name"]);
     }
 }
 
