@@ -91,7 +91,9 @@ pub enum PolicyError {
         expected: &'static str,
     },
     /// Asked about the empty input it does not say false.
-    #[error("{question}.rego does not deny the empty input: {detail}\nhint: begin with `default allow := false`, and compare with `== false` instead of `not`")]
+    #[error(
+        "{question}.rego does not deny the empty input: {detail}\nhint: begin with `default allow := false`, and compare with `== false` instead of `not`"
+    )]
     NotClosed {
         /// Which policy.
         question: QuestionName,

@@ -255,7 +255,9 @@ fn no_decision_is_a_refusal() {
 fn an_endless_evaluation_is_cut() {
     let Typed { evidence, record, resource, .. } = typed();
     let loops = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"].map(|name| format!("some {name} in [0,1,2,3,4,5,6,7,8,9]")).join("; ");
-    let text = format!("package coffer.release\ndefault allow := false\nallow if {{ input.resource; {loops}; a + b + c + d + e + f + g + h + i + j == 91 }}\n");
+    let text = format!(
+        "package coffer.release\ndefault allow := false\nallow if {{ input.resource; {loops}; a + b + c + d + e + f + g + h + i + j == 91 }}\n"
+    );
     let policy = policy(ProjectRego { release: Some(&text), token: None });
     let start = Instant::now();
     let decision = policy.release(&evidence, &record, &resource);

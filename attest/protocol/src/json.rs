@@ -171,7 +171,8 @@ mod tests {
     #[test]
     fn canonical_form_sorts_by_utf16_and_drops_spaces() {
         // RFC 8785, section 3.2.3: U+1F600 sorts before U+FB33, by its first surrogate.
-        let value = parse_strict("test", "{ \"\u{fb33}\": 1, \"\u{1f600}\": [ -1, true, null ], \"a\": \"\\u000f\\/\" }".as_bytes()).expect("valid");
+        let value = parse_strict("test", "{ \"\u{fb33}\": 1, \"\u{1f600}\": [ -1, true, null ], \"a\": \"\\u000f\\/\" }".as_bytes())
+            .expect("valid");
         let bytes = canonical(&value).expect("encodes");
         assert_eq!(String::from_utf8(bytes).expect("text"), "{\"a\":\"\\u000f/\",\"\u{1f600}\":[-1,true,null],\"\u{fb33}\":1}");
     }

@@ -184,8 +184,7 @@ pub fn open(jwe: &Jwe, key: &TeeKey) -> Result<Zeroizing<Vec<u8>>, JweError> {
     let wrapped: [u8; 40] = decode_fixed(&jwe.encrypted_key).ok_or(JweError::Member { member: "encrypted_key" })?;
     let iv: [u8; 12] = decode_fixed(&jwe.iv).ok_or(JweError::Member { member: "iv" })?;
     let tag: [u8; 16] = decode_fixed(&jwe.tag).ok_or(JweError::Member { member: "tag" })?;
-    let mut sealed =
-        BASE64URL_NOPAD.decode(jwe.ciphertext.as_bytes()).map_err(|_| JweError::Member { member: "ciphertext" })?;
+    let mut sealed = BASE64URL_NOPAD.decode(jwe.ciphertext.as_bytes()).map_err(|_| JweError::Member { member: "ciphertext" })?;
     sealed.extend_from_slice(&tag);
 
     let key_encryption_key = agree(key.expose(), sender.expose());

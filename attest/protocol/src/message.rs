@@ -316,7 +316,9 @@ mod tests {
         let request = |version: &str, extra: Value| {
             Request::parse(json!({ "version": version, "tee": "snp", "extra-params": extra }).to_string().as_bytes())
         };
-        for extra in [json!(""), json!(null), json!({}), json!([]), json!({ "selected": [1.5] }), json!({ "supported-hash-algorithms": ["SHA384"] })] {
+        for extra in
+            [json!(""), json!(null), json!({}), json!([]), json!({ "selected": [1.5] }), json!({ "supported-hash-algorithms": ["SHA384"] })]
+        {
             assert_eq!(request("0.4.0", extra).expect("parses"), Request { tee: Tee::Snp, coffer: false });
         }
         for (version, extra, reason) in [
@@ -346,9 +348,8 @@ mod tests {
 
     #[test]
     fn challenges() {
-        let challenge = |extra: Value| {
-            Challenge::parse(json!({ "nonce": Nonce::new([5; 32]), "extra-params": extra }).to_string().as_bytes())
-        };
+        let challenge =
+            |extra: Value| Challenge::parse(json!({ "nonce": Nonce::new([5; 32]), "extra-params": extra }).to_string().as_bytes());
         assert!(!challenge(json!({ "selected-hash-algorithm": "SHA384" })).expect("parses").coffer);
         for (extra, reason) in [
             (json!({ "selected-hash-algorithm": "sha512" }), "selected hash algorithm"),

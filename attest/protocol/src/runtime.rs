@@ -298,7 +298,8 @@ mod tests {
         assert_eq!(report_data.to_string(), KNOWN_ANSWER);
     }
 
-    const KNOWN_ANSWER: &str = "318f9a0cefd6e9a75d243d825e791470cb856c1a6fc4d03ef06fc17ab9f5b3ed9cc72150c9bc95e0dc364377b8f08e2a00000000000000000000000000000000";
+    const KNOWN_ANSWER: &str =
+        "318f9a0cefd6e9a75d243d825e791470cb856c1a6fc4d03ef06fc17ab9f5b3ed9cc72150c9bc95e0dc364377b8f08e2a00000000000000000000000000000000";
 
     #[test]
     fn every_part_is_bound() {

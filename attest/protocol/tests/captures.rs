@@ -4,16 +4,26 @@ use std::collections::BTreeMap;
 use std::fs;
 
 use coffer_protocol::{
-    Attestation, Challenge, ErrorInformation, Jwe, JweError, JwkError, MessageError, Request, RuntimeDataError, SealRandom, Tee,
-    TeeKey, TeePublicKey, TokenResponse, open, seal,
+    Attestation, Challenge, ErrorInformation, Jwe, JweError, JwkError, MessageError, Request, RuntimeDataError, SealRandom, Tee, TeeKey,
+    TeePublicKey, TokenResponse, open, seal,
 };
 use data_encoding::{BASE64, BASE64URL_NOPAD, HEXLOWER};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 const FLOWS: [&str; 12] = [
-    "attest-initdata", "attest-with-sample-device", "deny-401", "deny-403", "get-resource-ec256", "get-resource-ec521",
-    "get-resource-rsa", "notfound-404", "real-kbs-admin-and-get", "real-kbs-ec256", "real-kbs-ec521", "real-kbs-rsa",
+    "attest-initdata",
+    "attest-with-sample-device",
+    "deny-401",
+    "deny-403",
+    "get-resource-ec256",
+    "get-resource-ec521",
+    "get-resource-rsa",
+    "notfound-404",
+    "real-kbs-admin-and-get",
+    "real-kbs-ec256",
+    "real-kbs-ec521",
+    "real-kbs-rsa",
 ];
 
 #[derive(Deserialize)]
@@ -72,14 +82,18 @@ fn every_jwe_to_the_test_key_opens() {
 #[test]
 fn jwes_to_other_keys_are_refused_by_name() {
     let Some(key) = test_key() else { return };
-    for (name, other_key) in [("get-resource-ec256", true), ("real-kbs-admin-and-get", true), ("real-kbs-ec521", false), ("real-kbs-rsa", false)] {
+    for (name, other_key) in
+        [("get-resource-ec256", true), ("real-kbs-admin-and-get", true), ("real-kbs-ec521", false), ("real-kbs-rsa", false)]
+    {
         let flow = flow(name).expect("the vectors are here");
         let mut seen = 0;
         for exchange in flow.iter().filter(|e| e.response.body.contains("\"protected\"")) {
             let refused = open(&Jwe::parse(exchange.response.body.as_bytes()).expect("parses"), &key).expect_err(name);
             match refused {
                 JweError::Unwrap => assert!(other_key, "{name}"),
-                JweError::Ephemeral(JwkError::Unsupported { member: "crv", got, .. }) => assert_eq!((got.as_str(), other_key), ("P-521", false)),
+                JweError::Ephemeral(JwkError::Unsupported { member: "crv", got, .. }) => {
+                    assert_eq!((got.as_str(), other_key), ("P-521", false))
+                }
                 JweError::Header(_) => assert_eq!(name, "real-kbs-rsa", "an RSA header has no epk"),
                 other => panic!("{name}: {other}"),
             }

@@ -193,7 +193,7 @@ pub fn check(token: &str, key: &AdminKey, call: &Call<'_>, now: UnixTime) -> Res
 }
 
 fn check_lifetime(iat: u64, exp: u64) -> Result<(), Reject> {
-    let lifetime = exp.checked_sub(iat).unwrap_or(0);
+    let lifetime = exp.saturating_sub(iat);
     if lifetime == 0 || lifetime > MAX_LIFETIME_SECONDS { Err(Reject::CallLifetime { iat, exp }) } else { Ok(()) }
 }
 

@@ -204,7 +204,8 @@ pub enum Reject {
 /// The first rule broken, in the order of [`Reject`]. Total: any text gives claims or a rejection.
 pub fn check(token: &str, keys: &Jwks, expected: &Expectation<'_>, now: UnixTime) -> Result<Checked<Claims>, Reject> {
     let typ = expected.usage.typ();
-    let payload = verified_payload(token, ALG, typ.name(), |kid| keys.has(kid), |kid, signed, signature| keys.verifies(kid, signed, signature))?;
+    let payload =
+        verified_payload(token, ALG, typ.name(), |kid| keys.has(kid), |kid, signed, signature| keys.verifies(kid, signed, signature))?;
     let claims: Claims = serde_json::from_slice(&payload).map_err(Reject::Claims)?;
     claims.check_form(typ)?;
     same(claims.issuer(), expected.issuer, |got, expected| Reject::Issuer { got, expected })?;

@@ -283,7 +283,7 @@ impl Claims {
         if self.eat_profile != EAT_PROFILE {
             return Err(FormError::Profile { got: self.eat_profile.chars().take(80).collect() });
         }
-        let lifetime = self.exp.checked_sub(self.iat).unwrap_or(0);
+        let lifetime = self.exp.saturating_sub(self.iat);
         if lifetime == 0 || lifetime > MAX_LIFETIME_SECONDS {
             return Err(FormError::Lifetime { iat: self.iat, exp: self.exp });
         }
