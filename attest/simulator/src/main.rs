@@ -124,8 +124,8 @@ fn launch(run: &Run) -> Result<()> {
     let served = serve(&asp, &guest, &mut stream);
     // Whether or not it can be removed, the guest's connection is what counts.
     let _ = fs::remove_file(&socket);
-    let reports = served.context("connection to QEMU failed")?;
-    eprintln!("coffer-simulator: {reports} reports made");
+    let answered = served.context("connection to QEMU failed")?;
+    eprintln!("coffer-simulator: {answered} requests answered");
     Ok(())
 }
 
