@@ -50,7 +50,7 @@ pub async fn guard(
             }
         }
     } else {
-        Problem::new(StatusCode::TOO_MANY_REQUESTS, ErrorKind::PluginInternalError, "rate_limited", &peer).into_response()
+        Problem::unlogged(StatusCode::TOO_MANY_REQUESTS, ErrorKind::PluginInternalError, "rate_limited").into_response()
     };
     if let Some(Code(code)) = response.extensions().get() {
         service.counters.count(code);

@@ -55,6 +55,12 @@ impl Problem {
         Self::with_id(status, kind, code, RefusalId::new(), why)
     }
 
+    /// A refusal that may come in floods: counted, but not logged.
+    #[must_use]
+    pub fn unlogged(status: StatusCode, kind: ErrorKind, code: &str) -> Self {
+        Self { status, kind, code: code.to_owned(), id: RefusalId::new(), told: None }
+    }
+
     /// The same under an id that exists already.
     #[must_use]
     pub fn with_id(status: StatusCode, kind: ErrorKind, code: &str, id: RefusalId, why: &dyn fmt::Display) -> Self {
