@@ -7,7 +7,7 @@
 use std::fmt;
 
 use aes_gcm::aead::{Aead as _, KeyInit as _, Payload};
-use aes_gcm::{Aes256Gcm, Key, Nonce};
+use aes_gcm::{Aes256Gcm, Nonce};
 use aes_kw::KwAes256;
 use data_encoding::BASE64URL_NOPAD;
 use p256::ecdh::diffie_hellman;
@@ -155,10 +155,10 @@ pub fn seal(plaintext: &[u8], to: &TeePublicKey, random: &SealRandom) -> Result<
     let ephemeral = TeeKey::from_random(&random.ephemeral).map_err(JweError::Random)?;
     let key_encryption_key = agree(ephemeral.expose(), to.expose());
     let mut wrapped = [0; 40];
-    KwAes256::new(&(*key_encryption_key).into()).wrap_key(&random.content_key, &mut wrapped).map_err(|_| JweError::Unwrap)?;
+    KwAes256::new((&*key_encryption_key).into()).wrap_key(&random.content_key, &mut wrapped).map_err(|_| JweError::Unwrap)?;
 
     let protected = BASE64URL_NOPAD.encode(header_text(&ephemeral.public()).as_bytes());
-    let cipher = Aes256Gcm::new(&Key::<Aes256Gcm>::from(random.content_key));
+    let cipher = Aes256Gcm::new((&random.content_key).into());
     let sealed = cipher
         .encrypt(&Nonce::from(random.iv), Payload { msg: plaintext, aad: protected.as_bytes() })
         .map_err(|_| JweError::TooLarge { got: plaintext.len() })?;
@@ -189,8 +189,8 @@ pub fn open(jwe: &Jwe, key: &TeeKey) -> Result<Zeroizing<Vec<u8>>, JweError> {
 
     let key_encryption_key = agree(key.expose(), sender.expose());
     let mut content_key = Zeroizing::new([0; 32]);
-    KwAes256::new(&(*key_encryption_key).into()).unwrap_key(&wrapped, &mut *content_key).map_err(|_| JweError::Unwrap)?;
-    let cipher = Aes256Gcm::new(&Key::<Aes256Gcm>::from(*content_key));
+    KwAes256::new((&*key_encryption_key).into()).unwrap_key(&wrapped, &mut *content_key).map_err(|_| JweError::Unwrap)?;
+    let cipher = Aes256Gcm::new((&*content_key).into());
     cipher
         .decrypt(&Nonce::from(iv), Payload { msg: &sealed, aad: jwe.protected.as_bytes() })
         .map(Zeroizing::new)
