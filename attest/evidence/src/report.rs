@@ -491,9 +491,9 @@ mod tests {
             prop_assert_eq!(report.fields(), rebuilt.fields());
             let tcbs = [0x38, 0x180, 0x1E0, 0x1F0];
             let holes = match report.fields().tcb_layout() { TcbLayout::Legacy => 2..6, TcbLayout::Turin => 4..7 };
-            for at in 0..Report::LEN {
+            for (at, (before, after)) in bytes.iter().zip(rebuilt.as_bytes()).enumerate() {
                 let hole = reserved(version, at) || tcbs.iter().any(|tcb| holes.contains(&at.wrapping_sub(*tcb)));
-                prop_assert_eq!(rebuilt.as_bytes()[at], if hole { 0 } else { bytes[at] }, "offset {:#x}", at);
+                prop_assert_eq!(*after, if hole { 0 } else { *before }, "offset {:#x}", at);
             }
         }
     }

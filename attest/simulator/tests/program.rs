@@ -29,6 +29,21 @@ fn now() -> UnixTime {
     UnixTime(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs())
 }
 
+/// The help texts are part of the interface. `BLESS=1` writes them.
+#[test]
+fn help_is_golden() {
+    let mut all = String::new();
+    for words in [&["--help"][..], &["init", "--help"], &["run", "--help"]] {
+        let output = simulator().args(words).output().unwrap();
+        all.push_str(&format!("$ coffer-simulator {}\n{}\n", words.join(" "), String::from_utf8(output.stdout).unwrap()));
+    }
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/help.txt");
+    if std::env::var_os("BLESS").is_some_and(|v| v == "1") {
+        fs::write(&path, &all).unwrap();
+    }
+    assert_eq!(all, fs::read_to_string(&path).unwrap_or_default(), "run BLESS=1 cargo test and review the diff");
+}
+
 #[test]
 fn init_makes_a_processor_once() {
     let temp = TempDir::new().unwrap();
