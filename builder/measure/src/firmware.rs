@@ -105,7 +105,7 @@ impl Firmware {
     /// # Errors
     /// See [`FirmwareError`]. Total: any bytes give an image or an error.
     pub fn parse(image: &[u8]) -> Result<Self, FirmwareError> {
-        if image.is_empty() || image.len() % PAGE_BYTES != 0 || image.len() > Self::MAX_BYTES {
+        if image.is_empty() || !image.len().is_multiple_of(PAGE_BYTES) || image.len() > Self::MAX_BYTES {
             return Err(FirmwareError::Size { got: image.len() });
         }
         let footer = Footer::parse(image)?;
@@ -283,7 +283,7 @@ fn parse_metadata(image: &[u8], offset_from_end: u32) -> Result<Vec<Section>, Fi
     for item in items.by_ref().take(count) {
         let field = |at| u32_at(item, at).ok_or(malformed("a section is cut off"));
         let section = Section { gpa: field(0)?, size: field(4)?, kind: SectionKind::from_number(field(8)?)? };
-        if section.gpa as usize % PAGE_BYTES != 0 || section.size as usize % PAGE_BYTES != 0 {
+        if !(section.gpa as usize).is_multiple_of(PAGE_BYTES) || !(section.size as usize).is_multiple_of(PAGE_BYTES) {
             return Err(malformed("a section is not page-aligned"));
         }
         covered += u64::from(section.size);

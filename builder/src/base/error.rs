@@ -21,8 +21,8 @@ pub enum BaseError {
     #[error("{name}: {why}")]
     Lock { name: String, why: String },
     /// A file is not the pinned one.
-    #[error("{name} is not the {package} {version} of base.lock: its sha256 is {got}, expected {expected}")]
-    NotPinned { name: String, package: String, version: String, got: Sha256Digest, expected: Sha256Digest },
+    #[error("{name} is not the {pinned} that base.lock pins: its sha256 is {got}, expected {expected}")]
+    NotPinned { name: String, pinned: String, got: Sha256Digest, expected: Sha256Digest },
     /// The mirror no longer has the pinned package.
     #[error("the mirror has no {package} {version}, which base.lock pins; it has {newest}")]
     Gone { package: String, version: String, newest: String },

@@ -111,13 +111,12 @@ impl Source {
         if got == expected {
             return Ok(());
         }
-        let (name, package, version) = (input.name.clone(), pinned.package.clone(), pinned.version.clone());
+        let (name, pinned) = (input.name.clone(), format!("{} {}", pinned.package, pinned.version));
         if !self.unlocked {
-            return Err(BaseError::NotPinned { name, package, version, got, expected });
+            return Err(BaseError::NotPinned { name, pinned, got, expected });
         }
-        self.ui.warn(format_args!(
-            "NOT THE PINNED INPUT: base.lock pins {package} {version} with sha256 {expected}, {name} with sha256 {got} is taken"
-        ));
+        self.ui
+            .warn(format_args!("NOT THE PINNED INPUT: base.lock pins {pinned} with sha256 {expected}, {name} with sha256 {got} is taken"));
         Ok(())
     }
 

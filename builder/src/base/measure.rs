@@ -40,10 +40,10 @@ pub fn run(directory: &Path, asked: &ShapeArgs, ui: Ui) -> Result<(), BaseError>
             None => unlisted += 1,
         }
     }
-    if unlisted == 0 {
-        ui.say("base.json agrees");
-    } else {
-        ui.say(format_args!("base.json does not list {unlisted} of these {} shapes, and agrees on the others", wanted.len()));
+    match (unlisted, wanted.len() - unlisted) {
+        (0, _) => ui.say("base.json agrees"),
+        (_, 0) => ui.say("base.json lists none of these shapes: enroll them only after a build that does"),
+        (_, listed) => ui.say(format_args!("base.json lists {listed} of these {} shapes, and agrees on them", wanted.len())),
     }
     Ok(())
 }

@@ -47,7 +47,7 @@ pub enum BaseCommand {
 pub struct BuildArgs {
     /// Directory to create or replace
     #[arg(short, long, value_name = "DIR", required_unless_present = "verify")]
-    output: Option<PathBuf>,
+    out: Option<PathBuf>,
     /// For machines without SEV-SNP: a base whose reports come from the simulator, with a digest of its own
     #[arg(long)]
     simulated: bool,
@@ -96,7 +96,7 @@ pub struct LockArgs {
     update: bool,
     /// Where `--update` writes it
     #[arg(short, long, value_name = "FILE", default_value = "base.lock", requires = "update")]
-    output: PathBuf,
+    out: PathBuf,
     /// Scratch space for downloads [default: coffer/base in $XDG_CACHE_HOME or ~/.cache]
     #[arg(long, value_name = "DIR")]
     cache: Option<PathBuf>,
@@ -137,7 +137,7 @@ fn build_base(args: BuildArgs, ui: Ui) -> Result<(), BaseError> {
         build::verify(&built, path)?;
         ui.say(format_args!("identical to {}", path.display()));
     }
-    if let Some(directory) = &args.output {
+    if let Some(directory) = &args.out {
         build::write(&built, directory)?;
         for shape in &built.document.launch_digests {
             ui.result(format_args!("{} {}", shapes::describe(shape), shape.digest));
@@ -153,11 +153,11 @@ fn show_or_update_lock(args: &LockArgs, ui: Ui) -> Result<(), BaseError> {
         return Ok(());
     }
     let lock = inputs::newest_lock(&cache(args.cache.clone()), ui)?;
-    let refuse = |error| BaseError::File { action: "write", path: args.output.clone(), error };
-    let beside = args.output.with_extension("lock.partial");
+    let refuse = |error| BaseError::File { action: "write", path: args.out.clone(), error };
+    let beside = args.out.with_extension("lock.partial");
     std::fs::write(&beside, lock.render()).map_err(refuse)?;
-    std::fs::rename(&beside, &args.output).map_err(refuse)?;
-    ui.say(format_args!("wrote {0}; next: coffer base build --lock {0} -o base/", args.output.display()));
+    std::fs::rename(&beside, &args.out).map_err(refuse)?;
+    ui.say(format_args!("wrote {0}; next: coffer base build --lock {0} -o base/", args.out.display()));
     Ok(())
 }
 
