@@ -141,14 +141,15 @@ pub fn handshake(site: &SiteConfig, host_data: &HostData, reports: &mut dyn Repo
         if refused_certificates == site.key_service.urls.len() {
             return Err(fail(&format!("{url} is not this site's key service: {error}")));
         }
-        let left = give_up.saturating_duration_since(Instant::now());
-        if left.is_zero() {
+        let next = jittered(pause).min(give_up.saturating_duration_since(Instant::now()));
+        if !next.is_zero() {
+            console::line(&format!("waiting stage=attest url={url} cause=\"{error}\" next={:.1}", next.as_secs_f32()));
+            std::thread::sleep(next);
+        }
+        if Instant::now() >= give_up {
             let seconds = site.attestation.retry_for;
             return Err(fail(&format!("key service {url} not reached within {seconds} s: {error}")));
         }
-        let next = jittered(pause).min(left);
-        console::line(&format!("waiting stage=attest url={url} cause=\"{error}\" next={:.1}", next.as_secs_f32()));
-        std::thread::sleep(next);
         pause = (pause * 2).min(LAST_PAUSE);
     }
 }

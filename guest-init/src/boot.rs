@@ -76,12 +76,17 @@ impl<T, E: fmt::Display> At<T> for Result<T, E> {
     }
 }
 
-/// Runs as PID 1 of the guest, or, started by it, as one of the workload's two helpers.
+/// Runs as PID 1 of the guest, or, started by it, as one of the workload's two helpers. Exits with 2 anywhere else.
 pub fn pid1<P: Platform>() -> ! {
     let role = std::env::args_os().next().unwrap_or_default();
     match role.as_bytes() {
         workload::INIT_ROLE => workload::run_init(),
         workload::EXEC_ROLE => workload::run_exec(),
+        _ if std::process::id() != 1 => {
+            eprintln!("coffer-init: runs only as process 1 of a confidential VM, where it ends by cutting the power");
+            eprintln!("coffer-init: hint: `coffer base build --init` puts it into an initrd, launch_vm.sh boots that");
+            std::process::exit(2)
+        }
         _ => {}
     }
     power_off_on_panic();

@@ -24,3 +24,14 @@ impl Platform for Hardware {
 fn main() {
     pid1::<Hardware>()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_hardware_sites_are_accepted() {
+        assert!(Hardware::accepts("amd-sev-snp"));
+        assert!(!Hardware::accepts(&format!("simulated:{}", "0".repeat(64))));
+    }
+}
