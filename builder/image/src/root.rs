@@ -1,13 +1,28 @@
 //! From a container to `crypt_root.qcow2`: disk format 1 in one call.
 
+use std::fs::{File, Permissions};
 use std::io;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
+use std::sync::mpsc::sync_channel;
 
-use coffer_manifest::disk::{DiskUuid, RootHash, RootSecret};
+use coffer_manifest::disk::{BLOCK_BYTES, DATA_OFFSET, DiskUuid, RootHash, RootSecret, segment_bytes};
 use coffer_manifest::{KitRef, SealedKit};
 
 use crate::container::{Container, ContainerError};
+use crate::qcow2::{Qcow2Error, Writer};
 use crate::run::RunError;
+use crate::xts::{UNIT_BYTES, Xts};
+use crate::{luks2, squashfs, verity};
+
+/// Blocks one worker takes at a time: 2 MiB.
+const CHUNK_BLOCKS: u64 = 512;
+/// What the cipher counts sectors in, per block.
+const UNITS_PER_BLOCK: u64 = BLOCK_BYTES / UNIT_BYTES;
+/// Of SHA-256.
+const DIGEST_BYTES: usize = 32;
+/// A block, for slicing.
+const BLOCK: usize = BLOCK_BYTES as usize;
 
 /// What a root disk is made of.
 #[derive(Clone, Copy)]
@@ -51,6 +66,9 @@ pub enum RootError {
     /// `tar2sqfs` failed or is missing.
     #[error(transparent)]
     Run(#[from] RunError),
+    /// The disk image could not be written.
+    #[error(transparent)]
+    Qcow2(#[from] Qcow2Error),
     /// The disk is too small.
     #[error("root disk is {size} bytes but its contents need {needed} bytes\nhint: set `root_drive_size` to {} or more", needed.div_ceil(1 << 30))]
     TooSmall {
@@ -74,6 +92,95 @@ pub enum RootError {
 /// # Errors
 /// See [`RootError`].
 pub fn build_root(request: RootRequest<'_>) -> Result<BuiltRoot, RootError> {
-    let _ = request;
-    unimplemented!()
+    let file_system = squashfs::make(request.container, request.scratch)?;
+    encrypt_root(&file_system, request)
+}
+
+/// Puts a finished file system image on a disk: the half of [`build_root`] that knows nothing of containers.
+fn encrypt_root(file_system: &File, request: RootRequest<'_>) -> Result<BuiltRoot, RootError> {
+    let io = |what| move |source| RootError::Io { what, source };
+    let bytes = file_system.metadata().map_err(io("read the file system image"))?.len();
+    // Two blocks at least: see verity::Tree::new.
+    let root_blocks = bytes.div_ceil(BLOCK_BYTES).max(2);
+    file_system.set_len(root_blocks * BLOCK_BYTES).map_err(io("pad the file system image"))?;
+
+    let segment_end = DATA_OFFSET + segment_bytes(root_blocks);
+    let kit = request.kit.map(|kit| KitRef { offset: segment_end, size: kit.bytes.len() as u64, digest: kit.digest });
+    let used_bytes = kit.map_or(segment_end, |kit| kit.offset + kit.size);
+    if used_bytes > request.virtual_size {
+        return Err(RootError::TooSmall { size: request.virtual_size, needed: used_bytes });
+    }
+
+    let directory = request.out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let beside = tempfile::Builder::new()
+        .prefix(".crypt_root-")
+        .permissions(Permissions::from_mode(0o644))
+        .tempfile_in(directory)
+        .map_err(io("create the root disk"))?;
+    let file = beside.reopen().map_err(io("create the root disk"))?;
+    let mut disk = Writer::new(file, request.virtual_size)?;
+    disk.write_at(0, &luks2::header(request.secret, request.uuid, segment_bytes(root_blocks)))?;
+    let xts = Xts::new(&request.secret.volume_key(request.uuid));
+    let root_hash = write_segment(file_system, root_blocks, &xts, &mut disk)?;
+    if let Some((kit, place)) = request.kit.zip(kit) {
+        disk.write_at(place.offset, &kit.bytes)?;
+    }
+    disk.finish()?;
+    beside.persist(request.out).map_err(|error| RootError::Io { what: "rename the root disk", source: error.error })?;
+    Ok(BuiltRoot { root_hash, root_blocks, kit, used_bytes })
+}
+
+/// Writes the dm-crypt segment: data, superblock, tree. Each data block is read once.
+///
+/// Chunks are hashed and encrypted on all cores and written in their order: worker `w` of `n` takes chunks w, w + n, … and may
+/// be two ahead, so at most three chunks a core are in memory.
+fn write_segment(file_system: &File, root_blocks: u64, xts: &Xts, disk: &mut Writer) -> Result<RootHash, RootError> {
+    let workers = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut digests = Vec::with_capacity(root_blocks as usize * DIGEST_BYTES);
+    std::thread::scope(|scope| {
+        let lanes: Vec<_> = (0..workers as u64)
+            .map(|worker| {
+                let (send, lane) = sync_channel(1);
+                scope.spawn(move || {
+                    let firsts = (worker * CHUNK_BLOCKS..root_blocks).step_by(CHUNK_BLOCKS as usize * workers);
+                    for first in firsts {
+                        // The other side hangs up where writing failed.
+                        if send.send(encrypt_chunk(file_system, first, root_blocks, xts)).is_err() {
+                            break;
+                        }
+                    }
+                });
+                lane
+            })
+            .collect();
+        for (first, lane) in (0..root_blocks).step_by(CHUNK_BLOCKS as usize).zip(lanes.iter().cycle()) {
+            let lost = |_| RootError::Io { what: "encrypt the root file system", source: io::ErrorKind::Interrupted.into() };
+            let chunk = lane.recv().map_err(lost)??;
+            digests.extend_from_slice(&chunk.digests);
+            disk.write_at(DATA_OFFSET + first * BLOCK_BYTES, &chunk.ciphertext)?;
+        }
+        Ok::<(), RootError>(())
+    })?;
+    let tree = verity::Tree::new(digests);
+    let mut behind = verity::superblock(root_blocks);
+    behind.extend_from_slice(&tree.bytes);
+    xts.encrypt(&mut behind, BLOCK, root_blocks * UNITS_PER_BLOCK);
+    disk.write_at(DATA_OFFSET + root_blocks * BLOCK_BYTES, &behind)?;
+    Ok(tree.root_hash)
+}
+
+/// A piece of the file system on its way to the disk.
+struct Chunk {
+    digests: Vec<u8>,
+    ciphertext: Vec<u8>,
+}
+
+fn encrypt_chunk(file_system: &File, first: u64, root_blocks: u64, xts: &Xts) -> Result<Chunk, RootError> {
+    let mut bytes = vec![0; CHUNK_BLOCKS.min(root_blocks - first) as usize * BLOCK];
+    file_system
+        .read_exact_at(&mut bytes, first * BLOCK_BYTES)
+        .map_err(|source| RootError::Io { what: "read the file system image", source })?;
+    let digests = verity::digests(&bytes);
+    xts.encrypt(&mut bytes, BLOCK, first * UNITS_PER_BLOCK);
+    Ok(Chunk { digests, ciphertext: bytes })
 }
