@@ -4,7 +4,8 @@ use std::fs::{File, Permissions};
 use std::io;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
-use std::sync::mpsc::sync_channel;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use coffer_manifest::disk::{BLOCK_BYTES, DATA_OFFSET, DiskUuid, RootHash, RootSecret, segment_bytes};
 use coffer_manifest::{KitRef, SealedKit};
@@ -17,8 +18,6 @@ use crate::{luks2, squashfs, verity};
 
 /// Blocks one worker takes at a time: 2 MiB.
 const CHUNK_BLOCKS: u64 = 512;
-/// What the cipher counts sectors in, per block.
-const UNITS_PER_BLOCK: u64 = BLOCK_BYTES / UNIT_BYTES;
 /// Of SHA-256.
 const DIGEST_BYTES: usize = 32;
 /// A block, for slicing.
@@ -117,70 +116,77 @@ fn encrypt_root(file_system: &File, request: RootRequest<'_>) -> Result<BuiltRoo
         .permissions(Permissions::from_mode(0o644))
         .tempfile_in(directory)
         .map_err(io("create the root disk"))?;
-    let file = beside.reopen().map_err(io("create the root disk"))?;
-    let mut disk = Writer::new(file, request.virtual_size)?;
-    disk.write_at(0, &luks2::header(request.secret, request.uuid, segment_bytes(root_blocks)))?;
+    let disk = Writer::create(beside.as_file(), request.virtual_size, &[0..luks2::HEADER_BYTES, DATA_OFFSET..used_bytes])?;
+    disk.write_all_at(&luks2::header(request.secret, request.uuid, segment_bytes(root_blocks)), 0)?;
     let xts = Xts::new(&request.secret.volume_key(request.uuid));
-    let root_hash = write_segment(file_system, root_blocks, &xts, &mut disk)?;
+    let root_hash = Segment { file_system, root_blocks, xts: &xts, disk: &disk }.write()?;
     if let Some((kit, place)) = request.kit.zip(kit) {
-        disk.write_at(place.offset, &kit.bytes)?;
+        disk.write_all_at(&kit.bytes, place.offset)?;
     }
     disk.finish()?;
     beside.persist(request.out).map_err(|error| RootError::Io { what: "rename the root disk", source: error.error })?;
     Ok(BuiltRoot { root_hash, root_blocks, kit, used_bytes })
 }
 
-/// Writes the dm-crypt segment: data, superblock, tree. Each data block is read once.
-///
-/// Chunks are hashed and encrypted on all cores and written in their order: worker `w` of `n` takes chunks w, w + n, … and may
-/// be two ahead, so at most three chunks a core are in memory.
-fn write_segment(file_system: &File, root_blocks: u64, xts: &Xts, disk: &mut Writer) -> Result<RootHash, RootError> {
-    let workers = std::thread::available_parallelism().map_or(1, usize::from);
-    let mut digests = Vec::with_capacity(root_blocks as usize * DIGEST_BYTES);
-    std::thread::scope(|scope| {
-        let lanes: Vec<_> = (0..workers as u64)
-            .map(|worker| {
-                let (send, lane) = sync_channel(1);
-                scope.spawn(move || {
-                    let firsts = (worker * CHUNK_BLOCKS..root_blocks).step_by(CHUNK_BLOCKS as usize * workers);
-                    for first in firsts {
-                        // The other side hangs up where writing failed.
-                        if send.send(encrypt_chunk(file_system, first, root_blocks, xts)).is_err() {
-                            break;
-                        }
+/// The dm-crypt segment being written: data, superblock, tree.
+struct Segment<'a> {
+    file_system: &'a File,
+    root_blocks: u64,
+    xts: &'a Xts,
+    disk: &'a Writer<'a>,
+}
+
+impl Segment<'_> {
+    /// Reads each data block once, on all cores: hashes it, encrypts it, writes it. Then the tree.
+    fn write(&self) -> Result<RootHash, RootError> {
+        let digests = Mutex::new(vec![0; self.root_blocks as usize * DIGEST_BYTES]);
+        let next = AtomicU64::new(0);
+        let work = || -> Result<(), RootError> {
+            loop {
+                let first = next.fetch_add(CHUNK_BLOCKS, Ordering::Relaxed);
+                if first >= self.root_blocks {
+                    return Ok(());
+                }
+                match self.write_chunk(first) {
+                    Ok(found) => {
+                        let at = first as usize * DIGEST_BYTES;
+                        let mut digests = digests.lock().unwrap_or_else(PoisonError::into_inner);
+                        digests[at..at + found.len()].copy_from_slice(&found);
                     }
-                });
-                lane
-            })
-            .collect();
-        for (first, lane) in (0..root_blocks).step_by(CHUNK_BLOCKS as usize).zip(lanes.iter().cycle()) {
-            let lost = |_| RootError::Io { what: "encrypt the root file system", source: io::ErrorKind::Interrupted.into() };
-            let chunk = lane.recv().map_err(lost)??;
-            digests.extend_from_slice(&chunk.digests);
-            disk.write_at(DATA_OFFSET + first * BLOCK_BYTES, &chunk.ciphertext)?;
-        }
-        Ok::<(), RootError>(())
-    })?;
-    let tree = verity::Tree::new(digests);
-    let mut behind = verity::superblock(root_blocks);
-    behind.extend_from_slice(&tree.bytes);
-    xts.encrypt(&mut behind, BLOCK, root_blocks * UNITS_PER_BLOCK);
-    disk.write_at(DATA_OFFSET + root_blocks * BLOCK_BYTES, &behind)?;
-    Ok(tree.root_hash)
-}
+                    Err(error) => {
+                        // The other workers have nothing left to do either.
+                        next.store(self.root_blocks, Ordering::Relaxed);
+                        return Err(error);
+                    }
+                }
+            }
+        };
+        std::thread::scope(|scope| {
+            let count = std::thread::available_parallelism().map_or(1, usize::from);
+            let workers: Vec<_> = (0..count).map(|_| scope.spawn(work)).collect();
+            workers.into_iter().try_for_each(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        })?;
+        let tree = verity::Tree::new(digests.into_inner().unwrap_or_else(PoisonError::into_inner));
+        let mut behind = verity::superblock(self.root_blocks);
+        behind.extend_from_slice(&tree.bytes);
+        self.encrypt_and_write(&mut behind, self.root_blocks)?;
+        Ok(tree.root_hash)
+    }
 
-/// A piece of the file system on its way to the disk.
-struct Chunk {
-    digests: Vec<u8>,
-    ciphertext: Vec<u8>,
-}
+    /// One chunk of data; returns its blocks' digests.
+    fn write_chunk(&self, first: u64) -> Result<Vec<u8>, RootError> {
+        let mut chunk = vec![0; CHUNK_BLOCKS.min(self.root_blocks - first) as usize * BLOCK];
+        self.file_system
+            .read_exact_at(&mut chunk, first * BLOCK_BYTES)
+            .map_err(|source| RootError::Io { what: "read the file system image", source })?;
+        let digests = verity::digests(&chunk);
+        self.encrypt_and_write(&mut chunk, first)?;
+        Ok(digests)
+    }
 
-fn encrypt_chunk(file_system: &File, first: u64, root_blocks: u64, xts: &Xts) -> Result<Chunk, RootError> {
-    let mut bytes = vec![0; CHUNK_BLOCKS.min(root_blocks - first) as usize * BLOCK];
-    file_system
-        .read_exact_at(&mut bytes, first * BLOCK_BYTES)
-        .map_err(|source| RootError::Io { what: "read the file system image", source })?;
-    let digests = verity::digests(&bytes);
-    xts.encrypt(&mut bytes, BLOCK, first * UNITS_PER_BLOCK);
-    Ok(Chunk { digests, ciphertext: bytes })
+    /// `first` counts blocks from the start of the segment.
+    fn encrypt_and_write(&self, blocks: &mut [u8], first: u64) -> Result<(), RootError> {
+        self.xts.encrypt(blocks, BLOCK, first * (BLOCK_BYTES / UNIT_BYTES));
+        Ok(self.disk.write_all_at(blocks, DATA_OFFSET + first * BLOCK_BYTES)?)
+    }
 }
