@@ -8,7 +8,7 @@ use crate::firmware::{Firmware, Section, SectionKind};
 use crate::hashes::{HashTable, HashTablePlaceError};
 use crate::{PAGE_BYTES, vmsa};
 
-/// The most vCPUs measured: QEMU's q35 limit for SNP guests is far below; a larger number is a typing error.
+/// The most vCPUs measured: more than any host has, so that a larger number is a typing error.
 pub const MAX_VCPUS: u32 = 4096;
 
 /// Everything besides files that a launch digest depends on.
