@@ -9,8 +9,8 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
-use system_tests::{lab, repo};
 use system_tests::lab::{Lab, Site};
+use system_tests::{lab, repo};
 
 /// What a build may keep: coffer and its children together.
 const LIMIT_KIB: u64 = 300 * 1024;

@@ -1,11 +1,13 @@
 //! What an untrusted host can do to a bundle, and how each attempt ends: the guest stops, or the service refuses.
 
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use coffer_manifest::disk::{BLOCK_BYTES, DATA_OFFSET};
 use coffer_manifest::{HostData, SiteConfig};
 use system_tests::lab::{Boot, Bundle, Lab, Service, Site, run};
 use system_tests::repo;
@@ -74,12 +76,7 @@ fn a_changed_file_under_the_old_hash_table_does_not_boot() {
     fs::write(&initrd, bytes).expect("the initrd is replaced");
     // Measures the file it was given before, while QEMU gets the new one.
     let simulator = repo::program("coffer-simulator");
-    let text = format!(
-        "#!/bin/bash\nexec {} \"${{@/{}/{}}}\"\n",
-        simulator.display(),
-        shell_pattern(&initrd),
-        shell_pattern(&kept)
-    );
+    let text = format!("#!/bin/bash\nexec {} \"${{@/{}/{}}}\"\n", simulator.display(), shell_pattern(&initrd), shell_pattern(&kept));
     let liar = lab.script("old-table", &text);
     let running = lab.start(&bundle, &["--simulator".as_ref(), liar.as_os_str()]);
     sleep(before.took * 2 + Duration::from_secs(5));
@@ -140,6 +137,16 @@ fn an_older_disk_is_not_opened() {
 }
 
 #[test]
+fn a_changed_luks_header_changes_nothing() {
+    let (lab, _service, bundle) = enrolled();
+    edit_root(&lab, &bundle, |disk| {
+        let nothing = vec![0; usize::try_from(DATA_OFFSET).expect("16 MiB")];
+        disk.write_all_at(&nothing, 0).expect("the header is gone");
+    });
+    lab.boot(&bundle).assert_ran();
+}
+
+#[test]
 fn a_server_under_another_ca_gets_nothing() {
     let lab = Lab::new();
     lab.init_service("impostor");
@@ -192,19 +199,20 @@ fn change_site_config(bundle: &Bundle) -> HostData {
 /// Flips one bit of the root disk in the block that `choose` picks, given the number of blocks.
 fn corrupt_root(lab: &Lab, bundle: &Bundle, choose: impl Fn(u64) -> u64) {
     let site = SiteConfig::from_bytes(&fs::read(bundle.file("site.json")).expect("site.json")).expect("a site config");
-    let at = coffer_manifest::disk::DATA_OFFSET + choose(site.root_blocks) * 4096 + 100;
-    let (qcow2, raw) = (bundle.file("crypt_root.qcow2"), lab.path("root.raw"));
-    run(Command::new("qemu-img").args(["convert", "-O", "raw"]).arg(&qcow2).arg(&raw));
-    flip(&raw, at);
-    run(Command::new("qemu-img").args(["convert", "-O", "qcow2"]).arg(&raw).arg(&qcow2));
+    let at = DATA_OFFSET + choose(site.root_blocks) * BLOCK_BYTES + 100;
+    edit_root(lab, bundle, |disk| {
+        let mut byte = [0];
+        disk.read_exact_at(&mut byte, at).expect("a byte");
+        disk.write_all_at(&[byte[0] ^ 1], at).expect("a byte");
+    });
 }
 
-fn flip(path: &Path, at: u64) {
-    use std::os::unix::fs::FileExt;
-    let file = fs::File::options().read(true).write(true).open(path).expect("a disk");
-    let mut byte = [0];
-    file.read_exact_at(&mut byte, at).expect("a byte");
-    file.write_all_at(&[byte[0] ^ 1], at).expect("a byte");
+/// Changes the root disk as a guest would see it, not as qcow2 lays it out.
+fn edit_root(lab: &Lab, bundle: &Bundle, edit: impl Fn(&fs::File)) {
+    let (qcow2, raw) = (bundle.file("crypt_root.qcow2"), lab.path("root.raw"));
+    run(Command::new("qemu-img").args(["convert", "-O", "raw"]).arg(&qcow2).arg(&raw));
+    edit(&fs::File::options().read(true).write(true).open(&raw).expect("a disk"));
+    run(Command::new("qemu-img").args(["convert", "-O", "qcow2"]).arg(&raw).arg(&qcow2));
 }
 
 /// One member of a newc archive (kernel documentation, initramfs-buffer-format), owned by root, mode 0644.

@@ -31,7 +31,11 @@ fn a_site_runs_its_workload_and_its_keys_are_found_nowhere() {
     let arguments = ArgumentWatch::start();
     let lab = Lab::new();
     let service = lab.serve();
-    let site = Site { script: &LOOK_AROUND.replace("grep -E", "busybox grep -E"), more: "hosts_entries: {superlink: 10.9.8.7}\n", ..Site::default() };
+    let site = Site {
+        script: &LOOK_AROUND.replace("grep -E", "busybox grep -E"),
+        more: "hosts_entries: {superlink: 10.9.8.7}\n",
+        ..Site::default()
+    };
     let bundle = lab.build(&site);
     lab.enroll(&bundle);
 
