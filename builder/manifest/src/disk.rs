@@ -198,12 +198,12 @@ impl fmt::Debug for VolumeKey {
 
 /// Number of hash blocks in the verity tree over `data_blocks` blocks, superblock not counted.
 ///
-/// One level per power of 128 until a single block is left; zero data blocks have no tree.
+/// One level per power of 128 until a single hash is left; a single data block has no tree: its hash is the root hash.
 #[must_use]
 pub fn verity_tree_blocks(data_blocks: u64) -> u64 {
     let mut total = 0;
     let mut level = data_blocks;
-    while level > 1 || (total == 0 && level == 1) {
+    while level > 1 {
         level = level.div_ceil(HASHES_PER_BLOCK);
         total += level;
     }
@@ -222,7 +222,8 @@ mod tests {
 
     #[test]
     fn tree_sizes() {
-        assert_eq!(verity_tree_blocks(1), 1);
+        assert_eq!(verity_tree_blocks(1), 0);
+        assert_eq!(verity_tree_blocks(2), 1);
         assert_eq!(verity_tree_blocks(128), 1);
         assert_eq!(verity_tree_blocks(129), 3);
         assert_eq!(verity_tree_blocks(128 * 128), 129);
