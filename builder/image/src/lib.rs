@@ -4,7 +4,7 @@
 //! docker-archive ─ container::Container::open ─┬─ config(), user(), kind()        what a site config needs
 //!                                              └─ root::build_root ── squashfs → verity → XTS → crypt_root.qcow2
 //! directory ────── sidecar::build_sidecar ─────── applog.qcow2, user_config.qcow2, user_data.qcow2
-//! stopped bundle ─ sidecar::extract_files ─────── the site's own logs
+//! stopped bundle ─ sidecar::read_files    ─────── the site's own logs
 //! ```
 //!
 //! Nothing here needs root, a loop device or a daemon. Memory is bounded by the number of files, not by their size.
