@@ -78,11 +78,11 @@ fn make_database(layout: &Layout, root_of_trust: RootOfTrust, ark: Option<&[u8]>
     // SQLite would make it readable by others.
     write_new(&layout.database(), 0o600, b"").or_fail(doing)?;
     let store = Store::create(&layout.database(), kek, root_of_trust, ark).or_fail(doing)?;
-    let token = Signer::from_bytes(&*Zeroizing::new(random().or_fail(doing)?)).or_fail("cannot make the token key")?;
+    let token = Signer::from_bytes(&Zeroizing::new(random().or_fail(doing)?)).or_fail("cannot make the token key")?;
     store.put_key(ServiceKey::Token, token.expose().as_slice()).or_fail(doing)?;
     store.put_key(ServiceKey::Cookie, Zeroizing::new(random::<32>().or_fail(doing)?).as_slice()).or_fail(doing)?;
 
-    let key = AdminSigner::from_random(&*Zeroizing::new(random().or_fail(doing)?)).or_fail("cannot make the admin key")?;
+    let key = AdminSigner::from_random(&Zeroizing::new(random().or_fail(doing)?)).or_fail("cannot make the admin key")?;
     let public = key.public();
     let admin = Admin {
         kid: public.id().to_string(),
@@ -115,5 +115,8 @@ fn report(args: &cli::Init, layout: &Layout, root_of_trust: RootOfTrust) {
     println!("CA to pin      {} (project.yml: key_service.ca)", show(layout.tls_ca()));
     println!("admin key      {} (admin `{}`; take it off this machine)", show(layout.admin_key()), args.admin);
     println!("key file       {} (back it up apart from the database)", show(layout.kek()));
+    if root_of_trust == RootOfTrust::AmdSevSnp {
+        println!("first: state `families` and their [tcb_floor] in the settings; until then no evidence is accepted");
+    }
     println!("next: coffer-attest serve --dir {} --listen ADDRESS:PORT", show(layout.dir().to_owned()));
 }

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
@@ -20,6 +20,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
 
+use crate::config::Limits;
+use crate::http::SourceBound;
+
 /// A TLS handshake takes two round trips; a peer that needs longer holds a connection for nothing.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The whole request head; also the longest a kept-alive connection may idle.
@@ -35,12 +38,16 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves `router` until SIGTERM or SIGINT, then finishes what is in flight.
 ///
+/// A source that opens connections faster than it may send requests is hung up on before TLS, whose handshake costs more than
+/// most requests.
+///
 /// # Errors
 /// If signals cannot be listened for.
-pub async fn serve(listener: TcpListener, tls: Arc<ServerConfig>, router: Router, connections: u32) -> io::Result<()> {
+pub async fn serve(listener: TcpListener, tls: Arc<ServerConfig>, router: Router, limits: Limits) -> io::Result<()> {
+    let bound = SourceBound::new(limits.requests_per_second_per_source, limits.burst_per_source, Instant::now());
     let (mut term, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let acceptor = TlsAcceptor::from(tls);
-    let slots = Arc::new(Semaphore::new(connections as usize));
+    let slots = Arc::new(Semaphore::new(limits.connections as usize));
     let graceful = GracefulShutdown::new();
     loop {
         let slot = tokio::select! {
@@ -54,6 +61,7 @@ pub async fn serve(listener: TcpListener, tls: Arc<ServerConfig>, router: Router
             _ = interrupt.recv() => break,
         };
         match accepted {
+            Ok((_, peer)) if !bound.allow(peer.ip(), Instant::now()) => {}
             Ok((stream, peer)) => {
                 tokio::spawn(connection(stream, peer, acceptor.clone(), router.clone(), graceful.watcher(), slot));
             }

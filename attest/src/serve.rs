@@ -44,7 +44,7 @@ pub fn run(args: &cli::Serve) -> Result<(), Failure> {
         let address = listener.local_addr().or_fail("cannot listen")?;
         announce(&layout, address, args.json)?;
         tokio::spawn(housekeeping(Arc::clone(&service)));
-        let served = net::serve(listener, tls, router(Arc::clone(&service)), config.limits.connections).await;
+        let served = net::serve(listener, tls, router(Arc::clone(&service)), config.limits).await;
         // Absent where somebody has cleaned up; the file only helps `--dir`.
         let _ = std::fs::remove_file(layout.listening());
         service.log_counters();
@@ -78,7 +78,7 @@ fn open_store(layout: &Layout) -> Result<Store, Failure> {
 
 fn build(store: Store, config: &Config) -> Result<Service, Failure> {
     let doing = "cannot use the database";
-    let epoch = store.raise_epoch().or_fail(doing)?;
+    let epoch = store.raise_epoch(unix_now()).or_fail(doing)?;
     let token_key = fixed(&store.key(ServiceKey::Token).or_fail(doing)?)?;
     let signer = Signer::from_bytes(&token_key).or_fail("cannot use the token key")?;
     let cookies = CookieKey::new(*fixed(&store.key(ServiceKey::Cookie).or_fail(doing)?)?);

@@ -46,7 +46,7 @@ pub async fn guard(
         match tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await {
             Ok(response) => response,
             Err(_) => {
-                Problem::new(StatusCode::REQUEST_TIMEOUT, ErrorKind::PluginInternalError, "timeout", &peer).into_response()
+                Problem::new(StatusCode::SERVICE_UNAVAILABLE, ErrorKind::PluginInternalError, "timeout", &peer).into_response()
             }
         }
     } else {

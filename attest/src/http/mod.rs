@@ -25,7 +25,7 @@ use crate::session::CookieKey;
 use crate::store::Store;
 use guard::Counters;
 use problem::Problem;
-use rate::SourceBound;
+pub use rate::SourceBound;
 
 /// Everything a request may need. Nothing in it is per session.
 #[derive(Debug)]
@@ -74,7 +74,6 @@ async fn blocking<T: Send + 'static>(
 }
 
 /// Every route there is.
-#[must_use]
 pub fn router(service: Arc<Service>) -> Router {
     Router::new()
         .route("/kbs/v0/auth", post(auth::auth))

@@ -219,12 +219,17 @@ impl Store {
         Ok(self.db.query_row("SELECT ark FROM service", [], |row| row.get(0))?)
     }
 
-    /// Starts a new epoch: cookies sealed before are refused from now on.
+    /// Starts a new epoch: cookies sealed before are refused from now on. It is at least `now` (Unix seconds), so that a
+    /// database restored from a backup does not count through epochs that have been used.
     ///
     /// # Errors
     /// See [`StoreError`].
-    pub fn raise_epoch(&self) -> Result<u64, StoreError> {
-        let epoch: i64 = self.db.query_row("UPDATE service SET epoch = epoch + 1 RETURNING epoch", [], |row| row.get(0))?;
+    pub fn raise_epoch(&self, now: u64) -> Result<u64, StoreError> {
+        let epoch: i64 = self.db.query_row(
+            "UPDATE service SET epoch = max(epoch + 1, ?1) RETURNING epoch",
+            [seconds(now)],
+            |row| row.get(0),
+        )?;
         Ok(epoch.unsigned_abs())
     }
 

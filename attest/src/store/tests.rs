@@ -143,10 +143,12 @@ fn the_epoch_rises_and_keys_open_only_under_their_key_file() {
     store.put_key(ServiceKey::Token, b"private").unwrap();
     assert!(store.put_key(ServiceKey::Token, b"another").is_err());
     assert!(matches!(store.key(ServiceKey::Cookie), Err(StoreError::KeyMissing { .. })));
-    let first = store.raise_epoch().unwrap();
+    assert_eq!(store.raise_epoch(1000).unwrap(), 1000);
     drop(store);
     let store = Store::open(&path, Kek::read(&keyfile).unwrap()).unwrap();
-    assert_eq!(store.raise_epoch().unwrap(), first + 1);
+    assert_eq!(store.raise_epoch(1000).unwrap(), 1001);
+    assert_eq!(store.raise_epoch(7).unwrap(), 1002);
+    assert_eq!(store.raise_epoch(2000).unwrap(), 2000);
     assert_eq!(store.key(ServiceKey::Token).unwrap().as_slice(), b"private");
     drop(store);
     let store = Store::open(&path, Kek::generate().unwrap()).unwrap();

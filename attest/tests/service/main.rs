@@ -6,5 +6,6 @@ mod attacks;
 mod captured;
 mod commands;
 mod handshake;
+mod limits;
 mod restart;
 mod support;

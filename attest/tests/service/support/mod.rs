@@ -75,6 +75,18 @@ impl Service {
         Self::make(dir, &root, RootOfTrust::Simulated(Sha256Digest::of(ark)), |_| ())
     }
 
+    /// The same with other settings.
+    pub fn edited(from: &str, to: &str) -> Self {
+        let mut service = Self::simulated();
+        service.stop();
+        let config = service.path().join("coffer-attest.toml");
+        let text = fs::read_to_string(&config).unwrap();
+        assert!(text.contains(from), "{text}");
+        fs::write(&config, text.replace(from, to)).unwrap();
+        service.start();
+        service
+    }
+
     /// A service that believes AMD and takes any TCB.
     pub fn production() -> Self {
         Self::make(tempfile::tempdir().unwrap(), "amd-sev-snp", RootOfTrust::AmdSevSnp, |config| {
@@ -127,6 +139,7 @@ impl Service {
             std::thread::sleep(Duration::from_millis(20));
         }
         child.kill().unwrap();
+        child.wait().unwrap();
         panic!("did not stop within 10 s of SIGTERM");
     }
 
