@@ -15,7 +15,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
@@ -36,29 +36,56 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 /// After an error of accept(2) itself, such as no free file descriptor.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves `router` until SIGTERM or SIGINT, then finishes what is in flight.
+/// SIGTERM and SIGINT, caught from the moment this exists: make it before telling anybody that the service is up.
+#[derive(Debug)]
+pub struct Stop {
+    term: Signal,
+    interrupt: Signal,
+}
+
+impl Stop {
+    /// Begins to listen.
+    ///
+    /// # Errors
+    /// If the operating system refuses.
+    pub fn listen() -> io::Result<Self> {
+        Ok(Self { term: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn asked(&mut self) {
+        tokio::select! {
+            _ = self.term.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// Serves `router` until it is asked to stop, then finishes what is in flight.
 ///
 /// A source that opens connections faster than it may send requests is hung up on before TLS, whose handshake costs more than
 /// most requests.
 ///
 /// # Errors
-/// If signals cannot be listened for.
-pub async fn serve(listener: TcpListener, tls: Arc<ServerConfig>, router: Router, limits: Limits) -> io::Result<()> {
+/// If the bound on connections cannot be kept, which does not happen.
+pub async fn serve(
+    listener: TcpListener,
+    tls: Arc<ServerConfig>,
+    router: Router,
+    limits: Limits,
+    mut stop: Stop,
+) -> io::Result<()> {
     let bound = SourceBound::new(limits.requests_per_second_per_source, limits.burst_per_source, Instant::now());
-    let (mut term, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let acceptor = TlsAcceptor::from(tls);
     let slots = Arc::new(Semaphore::new(limits.connections as usize));
     let graceful = GracefulShutdown::new();
     loop {
         let slot = tokio::select! {
             slot = Arc::clone(&slots).acquire_owned() => slot.map_err(io::Error::other)?,
-            _ = term.recv() => break,
-            _ = interrupt.recv() => break,
+            () = stop.asked() => break,
         };
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            _ = term.recv() => break,
-            _ = interrupt.recv() => break,
+            () = stop.asked() => break,
         };
         match accepted {
             Ok((_, peer)) if !bound.allow(peer.ip(), Instant::now()) => {}

@@ -42,9 +42,10 @@ pub fn run(args: &cli::Serve) -> Result<(), Failure> {
         let listener =
             TcpListener::bind(args.listen).await.or_fail(&format!("cannot listen on {}", args.listen))?;
         let address = listener.local_addr().or_fail("cannot listen")?;
+        let stop = net::Stop::listen().or_fail("cannot listen for signals")?;
         announce(&layout, address, args.json)?;
         tokio::spawn(housekeeping(Arc::clone(&service)));
-        let served = net::serve(listener, tls, router(Arc::clone(&service)), config.limits).await;
+        let served = net::serve(listener, tls, router(Arc::clone(&service)), config.limits, stop).await;
         // Absent where somebody has cleaned up; the file only helps `--dir`.
         let _ = std::fs::remove_file(layout.listening());
         service.log_counters();

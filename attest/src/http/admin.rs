@@ -164,3 +164,20 @@ fn unreadable(error: &DocumentError) -> Problem {
 fn malformed(why: &dyn std::fmt::Display) -> Problem {
     Problem::told(StatusCode::BAD_REQUEST, ErrorKind::SerdeError, "malformed", why)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn bodies_never_panic(bytes: Vec<u8>, text in r#"\{"(accept_aml_risk|enrollment|reason|host_data)":[ -~]{0,60}\}"#) {
+            for body in [bytes.as_slice(), text.as_bytes()] {
+                let _ = EnrollBody::parse(body);
+                let _ = RevokeBody::parse(body);
+            }
+        }
+    }
+}

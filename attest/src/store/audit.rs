@@ -1,7 +1,7 @@
 //! The audit log: append-only, each entry naming the digest of the one before it.
 //!
 //! A row's `entry` is RFC 8785 JSON; its `digest` is SHA-256 over those bytes. The chain shows edits and gaps; it cannot
-//! show that the newest rows were cut off, which is why `serve` logs the head at each start and stop.
+//! show that the newest rows were cut off, which is why `serve` logs the head at each start.
 
 use coffer_evidence::HostData;
 use coffer_manifest::{DocumentError, ProjectName, RootOfTrust, Sha256Digest, SiteName, encode};
