@@ -319,8 +319,11 @@ fn random<const N: usize>() -> Result<[u8; N], BuildError> {
 }
 
 fn make_dir(path: &Path, mode: u32) -> Result<(), BuildError> {
-    let made = fs::DirBuilder::new().recursive(true).mode(mode).create(path);
-    made.map_err(|source| BuildError::Write { path: path.to_owned(), source })
+    let make = || {
+        fs::create_dir_all(path)?;
+        fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode))
+    };
+    make().map_err(|source| BuildError::Write { path: path.to_owned(), source })
 }
 
 /// Writes a new file and waits until it is on the disk.

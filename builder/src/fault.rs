@@ -41,6 +41,12 @@ pub enum Fault {
     SpecTooLong { got: u64, most: u64 },
     #[error("is not YAML: {error}")]
     Yaml { error: String },
+    #[error("holds more than one YAML document")]
+    Documents,
+    #[error("merge keys (`<<`) are not read")]
+    MergeKey,
+    #[error("is empty")]
+    EmptyFile,
     #[error("the key `{key}` is given twice")]
     Repeated { key: String },
     #[error("unknown key `{got}`, expected one of {expected}")]
@@ -81,6 +87,8 @@ pub enum Fault {
     FolderName { got: String },
     #[error("{} holds a private key ({found}), and user_config is not encrypted", path.display())]
     PrivateKey { path: PathBuf, found: &'static str },
+    #[error("the name of {} is not UTF-8", path.display())]
+    FileName { path: PathBuf },
     #[error("{} is neither a regular file nor a directory", path.display())]
     SpecialFile { path: PathBuf },
     #[error("{}: {error}", path.display())]
@@ -142,6 +150,10 @@ impl Fault {
             Self::Unreadable { .. } if field == "file" => "give the path of a cc_<site>.yml; `--project FILE` names another project.yml",
             Self::SpecTooLong { .. } => "a cc_*.yml is a few kilobytes; is this one an archive?",
             Self::Yaml { .. } => "keys of one level start in the same column; use spaces, not tabs",
+            Self::Documents => "write one site, or one project, per file",
+            Self::MergeKey => "write the values out",
+            Self::EmptyFile => "builder/README.md shows what belongs into it",
+            Self::FileName { .. } => "rename it",
             Self::Repeated { .. } => "keep one of them: later keys do not override earlier ones",
             Self::ComputeEnv { .. } => {
                 "cloud and container environments are provisioned by NVFLARE itself; write `compute_env: onprem_cvm`"
@@ -180,6 +192,7 @@ impl Fault {
             Self::HostName { .. } => "for example `server1: 10.176.200.152`",
             Self::Address { .. } => "write an IPv4 or IPv6 address; names are resolved in the guest only through this table and DNS",
             Self::EnvName { .. } => "letters, digits and `_`, not starting with a digit",
+            Self::Empty if field.ends_with("urls") => "at least one: `urls: [https://attest.example.org:8999]`",
             Self::Empty | Self::EmptyProgram => {
                 "give the program and its arguments: `command: [python3, -m, flwr]`; leave `command` out for the image's own"
             }
@@ -264,6 +277,9 @@ pub fn from_yaml(source: &Source, text: &str, field: &str, error: &YamlError) ->
         }
         YamlError::Unexpected { expected, .. } => (None, Fault::WrongType { got: given, expected: expectation(expected).to_owned() }),
         YamlError::NullIntoString { .. } => (None, Fault::WrongType { got: "nothing".into(), expected: "text".into() }),
+        YamlError::MultipleDocuments { .. } => (None, Fault::Documents),
+        YamlError::MergeKeyNotAllowed { .. } => (None, Fault::MergeKey),
+        YamlError::Eof { .. } => (None, Fault::EmptyFile),
         other => (None, Fault::Yaml { error: first_line(&other.to_string()) }),
     };
     // `?` stands for a key that had not been read yet.

@@ -119,11 +119,11 @@ pub struct KeyServiceSpec {
     /// `coffer` or `trustee`.
     pub kind: Spanned<String>,
     /// `https://host:port`.
-    pub urls: Vec<Spanned<String>>,
+    pub urls: Spanned<Vec<Spanned<String>>>,
     /// Name in the service's certificate.
     pub tls_name: Spanned<String>,
     /// PEM files.
-    pub ca: Vec<Spanned<String>>,
+    pub ca: Spanned<Vec<Spanned<String>>>,
 }
 
 /// The file a spec came from: names it in errors and resolves its paths.
@@ -195,5 +195,50 @@ fn strict() -> Options {
         strict_booleans: true,
         reject_unsupported_tags: true,
         with_snippet: false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::{any, prop_assert, proptest};
+
+    use super::*;
+
+    const GOOD: &str = include_str!("../tests/samples/cc_site-1_local.yml");
+
+    fn source() -> Source {
+        Source { file: "cc_site-1.yml".into() }
+    }
+
+    #[test]
+    fn paths() {
+        let source = Source { file: "some/where/cc_a.yml".into() };
+        let at = |text: &str| Spanned::new(text.to_owned(), serde_saphyr::Location::UNKNOWN, serde_saphyr::Location::UNKNOWN);
+        assert_eq!(source.path(&at("x/y.tar"), "f").expect("relative"), Path::new("some/where/x/y.tar"));
+        assert_eq!(source.path(&at("/x"), "f").expect("absolute"), Path::new("/x"));
+        for bad in ["", "~other/x", "a\0b"] {
+            assert!(source.path(&at(bad), "f").is_err(), "{bad:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn reading_is_total(text in "\\PC*") {
+            drop(parse::<SiteSpec>(&source(), &text));
+            drop(parse::<ProjectSpec>(&source(), &text));
+        }
+
+        /// One character changed: a spec, or an error that names a line of the file.
+        #[test]
+        fn a_changed_character_is_read_or_named(at in any::<proptest::sample::Index>(), new: char) {
+            let mut text: Vec<char> = GOOD.chars().collect();
+            let at = at.index(text.len());
+            text[at] = new;
+            let text: String = text.into_iter().collect();
+            if let Err(error) = parse::<SiteSpec>(&source(), &text) {
+                prop_assert!(error.line >= 1 && error.line <= text.lines().count() as u64 + 1, "{error}");
+                prop_assert!(!error.field.is_empty(), "{error}");
+            }
+        }
     }
 }

@@ -142,7 +142,8 @@ fn copy_tree(from: &Path, to: &Path) -> Result<(), BuildError> {
         if std::fs::symlink_metadata(&path).map_err(fail)?.is_dir() {
             copy_tree(&path, &target)?;
         } else {
-            std::fs::copy(&path, &target).map_err(|source| BuildError::Read { path, source })?;
+            // Readable by the workload's user, whatever the admin's umask was.
+            super::seal::copy(&path, &target)?;
         }
     }
     Ok(())

@@ -59,6 +59,7 @@ type Archive = Builder<GzEncoder<BufWriter<File>>>;
 fn add(tar: &mut Archive, dir: &Path, root: &str, member: &Member, time: u64) -> Result<Content, BuildError> {
     let path = dir.join(member.name);
     let fail = |source| BuildError::Read { path: path.clone(), source };
+    make_readable(&path).map_err(fail)?;
     let file = File::open(&path).map_err(fail)?;
     let found = file.metadata().map_err(fail)?;
     let mode = if found.permissions().mode() & 0o100 == 0 { 0o644 } else { 0o755 };
@@ -109,11 +110,20 @@ pub fn digest_of(path: &Path) -> io::Result<Sha256Digest> {
     Ok(Sha256Digest::new(hashed.digest.unwrap_or_default().finalize().into()))
 }
 
-/// Copies a file of the base; on file systems that share blocks it costs none.
+/// Copies a file, readable by all, executable by all if its owner may; on file systems that share blocks it costs none.
 ///
 /// # Errors
 /// [`BuildError::Write`].
 pub fn copy(from: &Path, to: &Path) -> Result<(), BuildError> {
-    let copied = fs::copy(from, to).and_then(|_| fs::set_permissions(to, fs::Permissions::from_mode(0o644)));
+    let copied = fs::copy(from, to).and_then(|_| make_readable(to));
     copied.map_err(|source| BuildError::Write { path: to.to_owned(), source })
+}
+
+/// 0755 for what its owner may execute, 0644 for anything else: modes do not depend on the builder's umask.
+///
+/// # Errors
+/// What the system says.
+pub fn make_readable(path: &Path) -> io::Result<()> {
+    let executable = fs::metadata(path)?.permissions().mode() & 0o100 != 0;
+    fs::set_permissions(path, fs::Permissions::from_mode(if executable { 0o755 } else { 0o644 }))
 }

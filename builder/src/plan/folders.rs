@@ -115,6 +115,9 @@ fn directory(source: &Source, given: &Spanned<String>, field: &str) -> Result<Pa
 fn for_each_file(dir: &Path, look: &mut dyn FnMut(&Path, u64) -> Result<(), Fault>) -> Result<(), Fault> {
     for path in sorted(dir).map_err(|error| Fault::Walk { path: dir.to_owned(), error: error.to_string() })? {
         let found = fs::symlink_metadata(&path).map_err(|error| Fault::Walk { path: path.clone(), error: error.to_string() })?;
+        if path.file_name().is_none_or(|name| name.to_str().is_none()) {
+            return Err(Fault::FileName { path });
+        }
         if found.is_dir() {
             look(&path, 0)?;
             for_each_file(&path, look)?;

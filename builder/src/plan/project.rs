@@ -65,14 +65,14 @@ fn root_of_trust(source: &Source, ark: Option<&Spanned<String>>, base: BaseRoot)
 fn key_service(source: &Source, spec: &KeyServiceSpec) -> Result<KeyService, SpecError> {
     let kinds = [("coffer", KeyServiceKind::Coffer), ("trustee", KeyServiceKind::Trustee)];
     let kind = one_of(source, &spec.kind, "key_service.kind", &kinds, "`coffer` or `trustee`")?;
-    if spec.urls.is_empty() {
-        return Err(source.refuse(&spec.kind, "key_service.urls", Fault::Url { got: String::new() }));
+    if spec.urls.value.is_empty() {
+        return Err(source.refuse(&spec.urls, "key_service.urls", Fault::Empty));
     }
-    if let Some(extra) = spec.urls.get(MAX_URLS) {
-        return Err(source.refuse(extra, "key_service.urls", Fault::TooMany { got: spec.urls.len(), most: MAX_URLS }));
+    if let Some(extra) = spec.urls.value.get(MAX_URLS) {
+        return Err(source.refuse(extra, "key_service.urls", Fault::TooMany { got: spec.urls.value.len(), most: MAX_URLS }));
     }
     let mut urls = Vec::new();
-    for (i, url) in spec.urls.iter().enumerate() {
+    for (i, url) in spec.urls.value.iter().enumerate() {
         if !is_service_url(&url.value) {
             let fault = Fault::Url { got: url.value.clone() };
             return Err(source.refuse(url, format!("key_service.urls[{i}]"), fault));
@@ -84,12 +84,12 @@ fn key_service(source: &Source, spec: &KeyServiceSpec) -> Result<KeyService, Spe
         return Err(source.refuse(&spec.tls_name, "key_service.tls_name", fault));
     }
     let mut ca = Vec::new();
-    for (i, file) in spec.ca.iter().enumerate() {
+    for (i, file) in spec.ca.value.iter().enumerate() {
         ca.extend(certificates(source, file, &format!("key_service.ca[{i}]"))?.iter().map(|der| BASE64.encode(der)));
     }
     if !(1..=MAX_CAS).contains(&ca.len()) {
         let fault = Fault::CaCount { got: ca.len(), most: MAX_CAS };
-        return Err(source.refuse(spec.ca.last().unwrap_or(&spec.tls_name), "key_service.ca", fault));
+        return Err(source.refuse(&spec.ca, "key_service.ca", fault));
     }
     Ok(KeyService { kind, urls, tls_name: spec.tls_name.value.clone(), ca })
 }
