@@ -10,8 +10,8 @@ use coffer_evidence::{EvidenceError, HostData};
 use coffer_manifest::disk::RootSecret;
 use coffer_manifest::{KeyServiceKind, KitKey, ResourcePath, SecretName, SiteConfig};
 use coffer_protocol::{
-    BoundKeys, Challenge, Jwe, JweError, JwkError, KeySet, MAX_JWE_BYTES, MAX_MESSAGE_BYTES, MAX_TOKEN_BYTES, MessageError,
-    P384Key, Purpose, RuntimeData, TeeKey, TokenResponse, attestation_body, open,
+    BoundKeys, Challenge, Jwe, JweError, JwkError, KeySet, MAX_JWE_BYTES, MAX_MESSAGE_BYTES, MAX_TOKEN_BYTES, MessageError, P384Key,
+    Purpose, RuntimeData, TeeKey, TokenResponse, attestation_body, open,
 };
 use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P384_SHA384_ASN1_SIGNING, EcdsaKeyPair, KeyPair};
@@ -172,11 +172,9 @@ fn attempt(
     // For ECDH only, and new at each handshake.
     let tee_key = TeeKey::from_random(&*random()?)?;
     let bound = BoundKeys { purpose: Purpose::Boot, keys: KeySet { tls: tls_key.clone(), node: None, wg: None } };
-    let runtime_data =
-        RuntimeData { nonce: challenge.nonce, tee_pubkey: tee_key.public(), coffer: coffer.then_some(bound) };
+    let runtime_data = RuntimeData { nonce: challenge.nonce, tee_pubkey: tee_key.public(), coffer: coffer.then_some(bound) };
     let evidence = reports.report(runtime_data.report_data("")?.as_bytes())?;
-    let evidence =
-        if coffer { evidence.as_snp().to_raw_value()? } else { evidence.as_snp().to_stock_value()? };
+    let evidence = if coffer { evidence.as_snp().to_raw_value()? } else { evidence.as_snp().to_stock_value()? };
     let body = attestation_body(&runtime_data, &evidence, "")?;
     let token = TokenResponse::parse(&service.post("/kbs/v0/attest", &body, MAX_TOKEN_BYTES)?)?.token;
     // What the token says came over the pinned connection from the service that will check its own signature; the guest

@@ -100,6 +100,7 @@ pub fn pid1<P: Platform>() -> ! {
 fn boot<P: Platform>() -> Result<(), Failure> {
     early::mount_pseudo_filesystems().at(Stage::Config)?;
     early::load_modules().at(Stage::Config)?;
+    early::harden().at(Stage::Config)?;
     let mut reports = P::report_source().at(Stage::Config)?;
     let (site, host_data) = config::read::<P>(reports.as_mut()).at(Stage::Config)?;
     console::finished(Stage::Config);
@@ -129,7 +130,8 @@ pub(crate) fn site_bytes(site: &SiteConfig) -> Result<Vec<u8>, DocumentError> {
 fn power_off_on_panic() {
     panic::set_hook(Box::new(|info| {
         let place = info.location().map(|at| format!(" at {}:{}", at.file(), at.line())).unwrap_or_default();
-        let text = info.payload_as_str().unwrap_or("panic");
+        let payload = info.payload();
+        let text = payload.downcast_ref::<&str>().copied().or(payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("panic");
         console::failed(&Failure::new(console::current(), &format!("internal error: {text}{place}")));
         power_off()
     }));

@@ -1,4 +1,4 @@
-//! Step 1 of the boot: pseudo file systems and kernel modules.
+//! Step 1 of the boot: pseudo file systems, kernel modules, kernel settings.
 
 use std::fs::{self, File};
 use std::io;
@@ -33,6 +33,16 @@ pub enum EarlyError {
         /// Why.
         source: io::Error,
     },
+    /// A kernel setting does not take.
+    #[error("{} is `{got}`, expected `{value}`", path.display())]
+    Setting {
+        /// Its file.
+        path: PathBuf,
+        /// What it is.
+        got: String,
+        /// What was written.
+        value: &'static str,
+    },
     /// The kernel refuses a module.
     #[error("kernel refuses module {}: {errno}", path.display())]
     Module {
@@ -63,6 +73,39 @@ pub fn mount_pseudo_filesystems() -> Result<(), EarlyError> {
                 other => other,
             })
             .map_err(|errno| EarlyError::Mount { what, target, errno })?;
+    }
+    Ok(())
+}
+
+/// Kernel settings that close doors nobody here goes through; written after the modules are loaded. Where the kernel has no
+/// such setting there is no such door.
+const SETTINGS: [(&str, &str); 8] = [
+    // Nothing after the initrd's own list, whoever asks.
+    ("kernel/modules_disabled", "1"),
+    ("kernel/kexec_load_disabled", "1"),
+    // The serial line, and with it the magic keys, is the host's.
+    ("kernel/sysrq", "0"),
+    ("kernel/dmesg_restrict", "1"),
+    ("kernel/kptr_restrict", "2"),
+    ("kernel/perf_event_paranoid", "3"),
+    ("kernel/unprivileged_bpf_disabled", "1"),
+    // A core dump would be written where the workload's limits do not reach.
+    ("kernel/core_pattern", "/dev/null"),
+];
+
+/// Writes the settings, and reads each back: a kernel that ignores one should not go unnoticed.
+pub fn harden() -> Result<(), EarlyError> {
+    for (name, value) in SETTINGS {
+        let path = Path::new("/proc/sys").join(name);
+        match fs::write(&path, value) {
+            Err(source) if source.kind() == io::ErrorKind::NotFound => continue,
+            // unprivileged_bpf_disabled cannot be changed any more once it is 1, which is what we want.
+            Ok(()) | Err(_) => {}
+        }
+        let got = fs::read_to_string(&path).map_err(|source| EarlyError::Read { path: path.clone(), source })?;
+        if got.trim() != value {
+            return Err(EarlyError::Setting { path, got: got.trim().to_owned(), value });
+        }
     }
     Ok(())
 }

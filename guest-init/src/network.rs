@@ -76,9 +76,10 @@ pub fn up() -> Result<Network, NetworkError> {
     if let Some(router) = lease.router {
         interface.default_route(router).map_err(doing("set the default route"))?;
     }
-    // For PID 1's own lookups of the key service's name.
+    // For PID 1's own lookups of the key service's name, which must not outlast the time that is left to reach it by much.
     let _ = crate::early::make_folder("/etc");
-    fs::write("/etc/resolv.conf", resolv_conf(&lease.resolvers)).map_err(doing("write resolv.conf"))?;
+    let text = resolv_conf(&lease.resolvers) + "options timeout:1 attempts:1\n";
+    fs::write("/etc/resolv.conf", text).map_err(doing("write resolv.conf"))?;
     socket.set_nonblocking(true).map_err(doing("set up the DHCP port"))?;
     let renew_at = renewal(&lease);
     Ok(Network { socket, hardware_address, xid, lease, renew_at })

@@ -58,7 +58,9 @@ impl Evidence {
 #[non_exhaustive]
 pub enum ReportError {
     /// Neither configfs-tsm nor `/dev/sev-guest` is there, or the simulator's port is not.
-    #[error("this machine has no source of attestation reports\nhint: the host must launch an SEV-SNP guest (or, for a simulated site, attach the simulator)")]
+    #[error(
+        "this machine has no source of attestation reports\nhint: the host must launch an SEV-SNP guest (or, for a simulated site, attach the simulator)"
+    )]
     NoSource,
     /// A file of the source does not read or write.
     #[error("report source {}: {source}", path.display())]
@@ -147,8 +149,7 @@ impl Tsm {
         let path = self.0.join(name);
         let mut bytes = Vec::new();
         let file = fs::File::open(&path).map_err(|source| ReportError::io(&path, source))?;
-        io::Read::read_to_end(&mut io::Read::take(file, MAX_BLOB_BYTES), &mut bytes)
-            .map_err(|source| ReportError::io(&path, source))?;
+        io::Read::read_to_end(&mut io::Read::take(file, MAX_BLOB_BYTES), &mut bytes).map_err(|source| ReportError::io(&path, source))?;
         Ok(bytes)
     }
 

@@ -129,8 +129,13 @@ fn mount_devices(tree: &Tree) -> Result<(), RootError> {
             .and_then(|()| rustix::fs::chmod(&path, Mode::from_raw_mode(0o666)))
             .map_err(|errno| RootError::Device { name, errno })?;
     }
-    let links =
-        [("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"), ("stdout", "/proc/self/fd/1"), ("stderr", "/proc/self/fd/2"), ("ptmx", "pts/ptmx")];
+    let links = [
+        ("fd", "/proc/self/fd"),
+        ("stdin", "/proc/self/fd/0"),
+        ("stdout", "/proc/self/fd/1"),
+        ("stderr", "/proc/self/fd/2"),
+        ("ptmx", "pts/ptmx"),
+    ];
     for (name, target) in links {
         symlinkat(target, CWD, format!("{STAGING}/{name}")).map_err(|errno| RootError::Device { name, errno })?;
     }

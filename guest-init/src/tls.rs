@@ -77,8 +77,8 @@ impl Trust {
         // No resumption and (rustls' default, stated for the reader) no 0-RTT: each handshake proves the service anew.
         config.resumption = Resumption::disabled();
         config.enable_early_data = false;
-        let name = ServerName::try_from(service.tls_name.clone())
-            .map_err(|source| TrustError::Name { name: service.tls_name.clone(), source })?;
+        let name =
+            ServerName::try_from(service.tls_name.clone()).map_err(|source| TrustError::Name { name: service.tls_name.clone(), source })?;
         Ok(Self { config: Arc::new(config), name })
     }
 

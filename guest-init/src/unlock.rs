@@ -91,16 +91,14 @@ pub fn open(site: &SiteConfig, secrets: Secrets) -> Result<(Volume, Option<Kit>)
     let control = Control::open().map_err(refused("to be opened"))?;
     let sectors = segment_bytes(site.root_blocks) / SECTOR_BYTES;
     let table = crypt_table(&key, &disk.device);
-    let crypt = control
-        .create_read_only("coffer-crypt", &Target { kind: "crypt", sectors, params: &table })
-        .map_err(refused("dm-crypt"))?;
+    let crypt =
+        control.create_read_only("coffer-crypt", &Target { kind: "crypt", sectors, params: &table }).map_err(refused("dm-crypt"))?;
     drop((table, key));
 
     let sectors = site.root_blocks * BLOCK_BYTES / SECTOR_BYTES;
     let table = verity_table(site, crypt);
-    let verity = control
-        .create_read_only("coffer-root", &Target { kind: "verity", sectors, params: &table })
-        .map_err(refused("dm-verity"))?;
+    let verity =
+        control.create_read_only("coffer-root", &Target { kind: "verity", sectors, params: &table }).map_err(refused("dm-verity"))?;
     let kit = read_kit(site, &disk.device, secrets.kit.as_ref())?;
     Ok((Volume { device: format!("/dev/dm-{verity}").into() }, kit))
 }
@@ -139,9 +137,7 @@ fn verity_table(site: &SiteConfig, crypt_minor: u32) -> String {
     let device = format!("/dev/dm-{crypt_minor}");
     let (blocks, hash_start) = (site.root_blocks, site.root_blocks + 1);
     let root = site.root_hash;
-    format!(
-        "1 {device} {device} {BLOCK_BYTES} {BLOCK_BYTES} {blocks} {hash_start} {VERITY_HASH} {root} - 1 panic_on_corruption"
-    )
+    format!("1 {device} {device} {BLOCK_BYTES} {BLOCK_BYTES} {blocks} {hash_start} {VERITY_HASH} {root} - 1 panic_on_corruption")
 }
 
 fn read_kit(site: &SiteConfig, disk: &Path, key: Option<&KitKey>) -> Result<Option<Kit>, UnlockError> {
@@ -180,10 +176,7 @@ mod tests {
         let mut site = site();
         site.root_blocks = 100;
         let root = site.root_hash;
-        assert_eq!(
-            verity_table(&site, 0),
-            format!("1 /dev/dm-0 /dev/dm-0 4096 4096 100 101 sha256 {root} - 1 panic_on_corruption")
-        );
+        assert_eq!(verity_table(&site, 0), format!("1 /dev/dm-0 /dev/dm-0 4096 4096 100 101 sha256 {root} - 1 panic_on_corruption"));
     }
 
     #[test]

@@ -170,8 +170,7 @@ impl Supervisor {
         let left = due.map_or(IDLE, |due| due.saturating_duration_since(Instant::now()).min(IDLE));
         let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
         let sources = [Some(self.control.as_fd()), self.log.source()].into_iter().flatten();
-        let mut fds: Vec<_> =
-            sources.chain(self.button.devices()).map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
+        let mut fds: Vec<_> = sources.chain(self.button.devices()).map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
         match poll(&mut fds, Some(&timeout)) {
             Ok(_) | Err(Errno::INTR) => Ok(()),
             Err(errno) => Err(doing("wait for events")(errno.into())),

@@ -26,11 +26,7 @@ impl Platform for Simulator {
         // The port's name reaches the guest in a control message some time after its driver starts.
         for _ in 0..50 {
             if let Some(device) = port_device(Path::new("/sys/class/virtio-ports")) {
-                let file = OpenOptions::new()
-                    .read(true)
-                    .write(true)
-                    .open(&device)
-                    .map_err(|source| ReportError::io(&device, source))?;
+                let file = OpenOptions::new().read(true).write(true).open(&device).map_err(|source| ReportError::io(&device, source))?;
                 return Ok(Box::new(Port { file, device }));
             }
             std::thread::sleep(Duration::from_millis(100));
@@ -158,20 +154,11 @@ mod tests {
         let data = [1; 64];
         let bytes = reply(0, &report(&data), &[]);
         assert!(read_reply(&mut bytes.as_slice(), &data).is_ok());
-        assert!(matches!(
-            read_reply(&mut bytes.as_slice(), &[2; 64]),
-            Err(ReplyError::Report(ReportError::OtherReportData))
-        ));
+        assert!(matches!(read_reply(&mut bytes.as_slice(), &[2; 64]), Err(ReplyError::Report(ReportError::OtherReportData))));
         let refused = reply(7, &[], &[]);
-        assert!(matches!(
-            read_reply(&mut refused.as_slice(), &data),
-            Err(ReplyError::Report(ReportError::Refused { status: 7 }))
-        ));
+        assert!(matches!(read_reply(&mut refused.as_slice(), &data), Err(ReplyError::Report(ReportError::Refused { status: 7 }))));
         let endless = reply(0, &vec![0; 1185], &[]);
-        assert!(matches!(
-            read_reply(&mut endless.as_slice(), &data),
-            Err(ReplyError::Report(ReportError::Length { got: 1185, .. }))
-        ));
+        assert!(matches!(read_reply(&mut endless.as_slice(), &data), Err(ReplyError::Report(ReportError::Length { got: 1185, .. }))));
     }
 
     #[test]

@@ -191,8 +191,7 @@ impl Options {
                     continue;
                 }
                 [code, length, rest @ ..] => {
-                    let (value, rest) =
-                        rest.split_at_checked(usize::from(*length)).ok_or(DhcpError::Option { code: *code })?;
+                    let (value, rest) = rest.split_at_checked(usize::from(*length)).ok_or(DhcpError::Option { code: *code })?;
                     (*code, value, rest)
                 }
                 [code] => return Err(DhcpError::Option { code: *code }),
@@ -293,13 +292,8 @@ mod tests {
     }
 
     /// What QEMU's user network offers.
-    const SLIRP: [(u8, &[u8]); 5] = [
-        (1, &[255, 255, 255, 0]),
-        (3, &[10, 0, 2, 2]),
-        (6, &[10, 0, 2, 3]),
-        (51, &[0, 1, 81, 128]),
-        (54, &[10, 0, 2, 2]),
-    ];
+    const SLIRP: [(u8, &[u8]); 5] =
+        [(1, &[255, 255, 255, 0]), (3, &[10, 0, 2, 2]), (6, &[10, 0, 2, 3]), (51, &[0, 1, 81, 128]), (54, &[10, 0, 2, 2])];
 
     #[test]
     fn an_offer_gives_a_lease() {
@@ -332,11 +326,7 @@ mod tests {
         assert_eq!(with(54, &[224, 0, 0, 1]), Err(DhcpError::Unusable { what: "server" }));
         assert_eq!(with(6, &[10, 0, 2]), Err(DhcpError::Option { code: 6 }));
         for address in [[0, 0, 0, 0], [127, 0, 0, 1], [224, 0, 0, 1], [10, 0, 2, 0], [10, 0, 2, 255]] {
-            assert_eq!(
-                parse(&reply(2, address, &SLIRP), XID, MAC),
-                Err(DhcpError::Unusable { what: "address" }),
-                "{address:?}"
-            );
+            assert_eq!(parse(&reply(2, address, &SLIRP), XID, MAC), Err(DhcpError::Unusable { what: "address" }), "{address:?}");
         }
         assert_eq!(parse(&reply(2, [10, 0, 2, 15], &SLIRP[1..]), XID, MAC), Err(DhcpError::Unusable { what: "netmask" }));
     }

@@ -27,9 +27,7 @@ impl PowerButton {
     fn open_in(folder: &Path) -> Self {
         let entries = fs::read_dir(folder).into_iter().flatten().flatten();
         let events = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("event"));
-        let open = |entry: fs::DirEntry| {
-            OpenOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(entry.path()).ok()
-        };
+        let open = |entry: fs::DirEntry| OpenOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(entry.path()).ok();
         Self(events.filter_map(open).collect())
     }
 

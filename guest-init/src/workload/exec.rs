@@ -10,8 +10,8 @@ use rustix::fs::{Gid, Mode, Uid, fchown};
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, setrlimit, setsid, umask};
 use rustix::thread::{
-    CapabilitySet, CapabilitySets, clear_ambient_capability_set, remove_capability_from_bounding_set, set_capabilities,
-    set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
+    CapabilitySet, CapabilitySets, clear_ambient_capability_set, remove_capability_from_bounding_set, set_capabilities, set_no_new_privs,
+    set_thread_groups, set_thread_res_gid, set_thread_res_uid,
 };
 
 use super::{WorkloadError, doing, receive_site};

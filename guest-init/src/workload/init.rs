@@ -10,9 +10,7 @@ use coffer_manifest::SiteConfig;
 use coffer_sys::process::{self, child_events};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
-use rustix::mount::{
-    MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_change, mount_move, mount_remount, unmount,
-};
+use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_change, mount_move, mount_remount, unmount};
 use rustix::process::{DumpableBehavior, WaitOptions, chdir, chroot, set_dumpable_behavior, wait};
 use rustix::system::sethostname;
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities, set_no_new_privs};

@@ -35,11 +35,11 @@ impl Interface {
     /// What the kernel says; `ENODEV` if there is no such interface.
     pub fn up(&self) -> io::Result<()> {
         let mut request = self.request();
-        self.call(libc::SIOCGIFFLAGS as u64, &mut request)?;
+        self.call(libc::SIOCGIFFLAGS, &mut request)?;
         // SAFETY: SIOCGIFFLAGS filled the member `ifru_flags`; every bit pattern is a valid c_short.
         let flags = unsafe { request.ifr_ifru.ifru_flags };
         request.ifr_ifru.ifru_flags = flags | libc::IFF_UP as libc::c_short;
-        self.call(libc::SIOCSIFFLAGS as u64, &mut request)
+        self.call(libc::SIOCSIFFLAGS, &mut request)
     }
 
     /// Sets the address and the netmask.
@@ -50,7 +50,7 @@ impl Interface {
         for (command, value) in [(libc::SIOCSIFADDR, address), (libc::SIOCSIFNETMASK, netmask)] {
             let mut request = self.request();
             request.ifr_ifru.ifru_addr = socket_address(value);
-            self.call(command as u64, &mut request)?;
+            self.call(command, &mut request)?;
         }
         Ok(())
     }
@@ -69,7 +69,7 @@ impl Interface {
         route.rt_flags = libc::RTF_UP | libc::RTF_GATEWAY;
         route.rt_dev = name.as_mut_ptr();
         // SAFETY: SIOCADDRT reads one `rtentry`; `rt_dev` points to a NUL-terminated name that outlives the call.
-        unsafe { ioctl(self.socket.as_fd(), libc::SIOCADDRT as u64, (&raw mut route).cast()) }
+        unsafe { ioctl(self.socket.as_fd(), libc::SIOCADDRT, (&raw mut route).cast()) }
     }
 
     /// The Ethernet address.
@@ -78,7 +78,7 @@ impl Interface {
     /// What the kernel says, or `InvalidData` if the interface is not Ethernet.
     pub fn hardware_address(&self) -> io::Result<[u8; 6]> {
         let mut request = self.request();
-        self.call(libc::SIOCGIFHWADDR as u64, &mut request)?;
+        self.call(libc::SIOCGIFHWADDR, &mut request)?;
         // SAFETY: SIOCGIFHWADDR filled the member `ifru_hwaddr`; every bit pattern is a valid sockaddr.
         let address = unsafe { request.ifr_ifru.ifru_hwaddr };
         if address.sa_family != libc::ARPHRD_ETHER {
