@@ -64,8 +64,7 @@ impl Client {
         let Target { url, tls_name, ca, admin_key } = target(access)?;
         let (host, port) = host_and_port(&url)?;
         let addresses = (host.as_str(), port).to_socket_addrs().map(Iterator::collect).map_err(|e| unreachable(&url, &e))?;
-        let roots: Vec<_> =
-            certificates(&ca).or_fail("cannot use the CA")?.iter().map(|c| Certificate::from_der(c).to_owned()).collect();
+        let roots: Vec<_> = certificates(&ca).or_fail("cannot use the CA")?.iter().map(|c| Certificate::from_der(c).to_owned()).collect();
         let pem = read_private(&admin_key).or_fail("cannot use the admin key")?;
         let pem = std::str::from_utf8(&pem).or_fail("cannot use the admin key")?;
         let signer = AdminSigner::from_pem(pem).or_fail(&format!("cannot use the admin key {}", admin_key.display()))?;
@@ -125,12 +124,7 @@ impl Client {
         };
         let mut answer = answer.map_err(|e| unreachable(&self.url, &e))?;
         let status = answer.status();
-        let bytes = answer
-            .body_mut()
-            .with_config()
-            .limit(MAX_ANSWER_BYTES)
-            .read_to_vec()
-            .map_err(|e| unreachable(&self.url, &e))?;
+        let bytes = answer.body_mut().with_config().limit(MAX_ANSWER_BYTES).read_to_vec().map_err(|e| unreachable(&self.url, &e))?;
         if !status.is_success() {
             return Err(refused(&self.url, status.as_u16(), &bytes));
         }

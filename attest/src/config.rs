@@ -203,13 +203,7 @@ fn decide_floor(path: &str, family: Family, shown: &'static str, floor: Floor) -
     };
     match problem {
         Some(problem) => Err(ConfigError::Fmc { path: path.to_owned(), family: shown, problem }),
-        None => Ok(TcbVersion {
-            fmc: floor.fmc,
-            bootloader: floor.bootloader,
-            tee: floor.tee,
-            snp: floor.snp,
-            microcode: floor.microcode,
-        }),
+        None => Ok(TcbVersion { fmc: floor.fmc, bootloader: floor.bootloader, tee: floor.tee, snp: floor.snp, microcode: floor.microcode }),
     }
 }
 
@@ -276,7 +270,11 @@ mod tests {
             ("\"turin\"", "\"turin\", \"genoa\"", "family `genoa` is accepted but has no [tcb_floor.genoa]"),
             ("\"turin\"", "\"rome\"", "unknown variant `rome`"),
             ("snp = 1", "snp = 256", "256"),
-            ("microcode = 1\n", "microcode = 1\n[limits]\nconnections = 0\nrequests_per_second_per_source = 1\nburst_per_source = 1\n", "limits.connections is 0"),
+            (
+                "microcode = 1\n",
+                "microcode = 1\n[limits]\nconnections = 0\nrequests_per_second_per_source = 1\nburst_per_source = 1\n",
+                "limits.connections is 0",
+            ),
         ] {
             let error = Config::parse("t", &GOOD.replacen(from, to, 1)).unwrap_err().to_string();
             assert!(error.contains(says), "{to}: {error}");

@@ -112,10 +112,9 @@ impl Judge {
         site: Option<&Site>,
         now: u64,
     ) -> Result<Verified<Claims>, Refused> {
-        let enrolled = site.filter(|site| site.standing == Standing::Active).map(|site| Enrolled {
-            host_data: site.record.host_data,
-            launch_digests: site.record.launch_digests.clone(),
-        });
+        let enrolled = site
+            .filter(|site| site.standing == Standing::Active)
+            .map(|site| Enrolled { host_data: site.record.host_data, launch_digests: site.record.launch_digests.clone() });
         let expected = Expected { report_data, platforms: &self.platforms, enrolled: enrolled.as_ref() };
         verify(evidence, &expected, &self.roots, coffer_verify::UnixTime(now)).map_err(|reject| refused(&reject, site))
     }

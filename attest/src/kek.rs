@@ -92,9 +92,7 @@ impl Kek {
     pub fn read(path: &Path) -> Result<Self, SealError> {
         let bytes = read_private(path)?;
         let got = bytes.len();
-        <[u8; Self::LEN]>::try_from(bytes.as_slice())
-            .map(Self)
-            .map_err(|_| SealError::KeyLength { path: path.display().to_string(), got })
+        <[u8; Self::LEN]>::try_from(bytes.as_slice()).map(Self).map_err(|_| SealError::KeyLength { path: path.display().to_string(), got })
     }
 
     /// The key itself, for its file.
@@ -152,10 +150,7 @@ pub fn gcm_seal(key: &[u8; 32], nonce: [u8; NONCE_BYTES], plain: &[u8], aad: &[u
 /// Opens what [`gcm_seal`] made.
 #[must_use]
 pub fn gcm_open(key: &[u8; 32], nonce: [u8; NONCE_BYTES], sealed: &[u8], aad: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
-    Aes256Gcm::new(&Key::<Aes256Gcm>::from(*key))
-        .decrypt(&Nonce::from(nonce), Payload { msg: sealed, aad })
-        .ok()
-        .map(Zeroizing::new)
+    Aes256Gcm::new(&Key::<Aes256Gcm>::from(*key)).decrypt(&Nonce::from(nonce), Payload { msg: sealed, aad }).ok().map(Zeroizing::new)
 }
 
 fn associated_data(name: &str, version: u64) -> Vec<u8> {

@@ -177,12 +177,7 @@ pub fn private_folder(path: &Path) -> Result<(), LayoutError> {
 /// # Errors
 /// See [`LayoutError::Io`].
 pub fn write_new(path: &Path, mode: u32, bytes: &[u8]) -> Result<(), LayoutError> {
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(mode)
-        .open(path)
-        .map_err(io_error("create", path))?;
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path).map_err(io_error("create", path))?;
     file.write_all(bytes).map_err(io_error("write", path))?;
     file.sync_all().map_err(io_error("sync", path))
 }

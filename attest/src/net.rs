@@ -67,13 +67,7 @@ impl Stop {
 ///
 /// # Errors
 /// If the bound on connections cannot be kept, which does not happen.
-pub async fn serve(
-    listener: TcpListener,
-    tls: Arc<ServerConfig>,
-    router: Router,
-    limits: Limits,
-    mut stop: Stop,
-) -> io::Result<()> {
+pub async fn serve(listener: TcpListener, tls: Arc<ServerConfig>, router: Router, limits: Limits, mut stop: Stop) -> io::Result<()> {
     let bound = SourceBound::new(limits.requests_per_second_per_source, limits.burst_per_source, Instant::now());
     let acceptor = TlsAcceptor::from(tls);
     let slots = Arc::new(Semaphore::new(limits.connections as usize));

@@ -39,8 +39,7 @@ pub fn run(args: &cli::Serve) -> Result<(), Failure> {
     let service = Arc::new(build(store, &config)?);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().or_fail("cannot start")?;
     runtime.block_on(async {
-        let listener =
-            TcpListener::bind(args.listen).await.or_fail(&format!("cannot listen on {}", args.listen))?;
+        let listener = TcpListener::bind(args.listen).await.or_fail(&format!("cannot listen on {}", args.listen))?;
         let address = listener.local_addr().or_fail("cannot listen")?;
         let stop = net::Stop::listen().or_fail("cannot listen for signals")?;
         announce(&layout, address, args.json)?;

@@ -100,8 +100,7 @@ fn redeem(service: &Service, cookie: &str, attestation: &Attestation, now: u64) 
         challenge_problem(code, &e)
     })?;
     let forget_at = challenge.expires_at.saturating_add(SPENT_GRACE_S);
-    let fresh =
-        service.store().spend("challenge", challenge.nonce.as_bytes(), forget_at).map_err(|e| Problem::internal(&e))?;
+    let fresh = service.store().spend("challenge", challenge.nonce.as_bytes(), forget_at).map_err(|e| Problem::internal(&e))?;
     if !fresh {
         return Err(challenge_problem("challenge_spent", &format!("nonce {} was redeemed before", challenge.nonce)));
     }

@@ -22,12 +22,7 @@ pub async fn auth(State(service): State<Arc<Service>>, Typed(request): Typed<Req
         return Err(Problem::new(StatusCode::BAD_REQUEST, ErrorKind::AttestationError, "tee", &why));
     }
     let nonce = Nonce::new(random().map_err(|e| Problem::internal(&e))?);
-    let state = Challenged {
-        epoch: service.epoch,
-        expires_at: unix_now().saturating_add(CHALLENGE_TTL_S),
-        nonce,
-        coffer: request.coffer,
-    };
+    let state = Challenged { epoch: service.epoch, expires_at: unix_now().saturating_add(CHALLENGE_TTL_S), nonce, coffer: request.coffer };
     let cookie = service.cookies.seal(&state).map_err(|e| Problem::internal(&e))?;
     let headers = [
         (SET_COOKIE, set_cookie(&cookie, CHALLENGE_TTL_S)),

@@ -104,9 +104,8 @@ impl<T: Body> FromRequest<Arc<Service>> for Signed<T> {
 
     async fn from_request(request: Request, service: &Arc<Service>) -> Result<Self, Problem> {
         let (head, body) = request.into_parts();
-        let token = bearer(&head.headers)
-            .ok_or_else(|| admin_problem("admin_auth_missing", &"no `Authorization: Bearer` header"))?
-            .to_owned();
+        let token =
+            bearer(&head.headers).ok_or_else(|| admin_problem("admin_auth_missing", &"no `Authorization: Bearer` header"))?.to_owned();
         let path = head.uri.path_and_query().map_or_else(|| head.uri.path().to_owned(), ToString::to_string);
         let bytes = read(body, T::LIMIT).await?;
         blocking(service, move |service| {

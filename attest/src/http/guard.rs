@@ -45,9 +45,7 @@ pub async fn guard(
     let response = if service.bound.allow(peer.ip(), Instant::now()) {
         match tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await {
             Ok(response) => response,
-            Err(_) => {
-                Problem::new(StatusCode::SERVICE_UNAVAILABLE, ErrorKind::PluginInternalError, "timeout", &peer).into_response()
-            }
+            Err(_) => Problem::new(StatusCode::SERVICE_UNAVAILABLE, ErrorKind::PluginInternalError, "timeout", &peer).into_response(),
         }
     } else {
         Problem::unlogged(StatusCode::TOO_MANY_REQUESTS, ErrorKind::PluginInternalError, "rate_limited").into_response()

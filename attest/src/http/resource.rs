@@ -58,9 +58,7 @@ fn identify(service: &Service, cookie: Option<&str>, token: Option<&str>, now: u
     match (session, token) {
         (Some(Ok(session)), _) => caller(session.coffer, session.facts, &session.tee_pubkey, session.id),
         (_, Some(token)) => {
-            let refuse = |why: &dyn std::fmt::Display| {
-                Problem::new(StatusCode::UNAUTHORIZED, ErrorKind::TokenVerifierError, "token", why)
-            };
+            let refuse = |why: &dyn std::fmt::Display| Problem::new(StatusCode::UNAUTHORIZED, ErrorKind::TokenVerifierError, "token", why);
             let checked = service.judge.check_bearer(token, now).map_err(|e| refuse(&e))?;
             let claims = checked.claims();
             let tee_pubkey = claims.tee_pubkey().ok_or_else(|| refuse(&"token has no tee-pubkey"))?;
@@ -153,9 +151,5 @@ fn subject(caller: &Caller, site: Option<&Site>) -> Subject {
 
 fn seal_random() -> Result<SealRandom, Problem> {
     let broken = |e| Problem::internal(&e);
-    Ok(SealRandom {
-        ephemeral: random().map_err(broken)?,
-        content_key: random().map_err(broken)?,
-        iv: random().map_err(broken)?,
-    })
+    Ok(SealRandom { ephemeral: random().map_err(broken)?, content_key: random().map_err(broken)?, iv: random().map_err(broken)? })
 }

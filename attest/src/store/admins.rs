@@ -59,9 +59,7 @@ impl Store {
                 Ok((row.get(0)?, row.get(1)?, row.get::<_, String>(2)?))
             })
             .optional()?;
-        row.map(|(name, public, scopes)| {
-            Ok(Admin { kid: kid.to_owned(), name, public, scopes: serde_json::from_str(&scopes)? })
-        })
-        .transpose()
+        row.map(|(name, public, scopes)| Ok(Admin { kid: kid.to_owned(), name, public, scopes: serde_json::from_str(&scopes)? }))
+            .transpose()
     }
 }

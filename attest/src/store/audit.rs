@@ -102,8 +102,7 @@ impl Store {
     /// # Errors
     /// See [`StoreError`].
     pub fn entries_of(&self, project: &ProjectName, site: &SiteName, limit: u32) -> Result<Vec<Entry>, StoreError> {
-        let mut statement =
-            self.db.prepare("SELECT entry FROM audit WHERE project = ?1 AND site = ?2 ORDER BY seq DESC LIMIT ?3")?;
+        let mut statement = self.db.prepare("SELECT entry FROM audit WHERE project = ?1 AND site = ?2 ORDER BY seq DESC LIMIT ?3")?;
         let rows = statement.query_map(params![project.as_str(), site.as_str(), limit], |row| row.get::<_, String>(0))?;
         rows.map(|text| Ok(serde_json::from_str(&text?)?)).collect()
     }
@@ -141,9 +140,6 @@ pub(super) fn append(db: &Connection, root_of_trust: RootOfTrust, entry: Entry) 
     let bytes = encode(&entry)?;
     let digest = Sha256Digest::of(&bytes);
     let text = String::from_utf8(bytes).map_err(|e| DocumentError::Encode(<serde_json::Error as serde::ser::Error>::custom(e)))?;
-    db.execute(
-        "INSERT INTO audit (seq, entry, digest) VALUES (?1, ?2, ?3)",
-        params![entry.seq, text, digest.as_bytes()],
-    )?;
+    db.execute("INSERT INTO audit (seq, entry, digest) VALUES (?1, ?2, ?3)", params![entry.seq, text, digest.as_bytes()])?;
     Ok(())
 }

@@ -16,7 +16,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, params};
 use zeroize::Zeroizing;
 
 pub use admins::{Admin, Scope};
-pub use audit::{Event, Entry, Subject};
+pub use audit::{Entry, Event, Subject};
 pub use sites::{EnrollError, RevokeError, SecretState, Site, Standing};
 
 use crate::kek::{Kek, SealError};
@@ -180,10 +180,7 @@ impl Store {
         let mut db = connect(path, OpenFlags::SQLITE_OPEN_CREATE)?;
         let tx = db.transaction()?;
         tx.execute_batch(SCHEMA)?;
-        tx.execute(
-            "INSERT INTO service (one, root_of_trust, ark, epoch) VALUES (1, ?1, ?2, 0)",
-            params![root_of_trust.to_string(), ark],
-        )?;
+        tx.execute("INSERT INTO service (one, root_of_trust, ark, epoch) VALUES (1, ?1, ?2, 0)", params![root_of_trust.to_string(), ark])?;
         tx.pragma_update(None, "application_id", APPLICATION_ID)?;
         tx.pragma_update(None, "user_version", SCHEMA_VERSION)?;
         tx.commit()?;
@@ -225,11 +222,8 @@ impl Store {
     /// # Errors
     /// See [`StoreError`].
     pub fn raise_epoch(&self, now: u64) -> Result<u64, StoreError> {
-        let epoch: i64 = self.db.query_row(
-            "UPDATE service SET epoch = max(epoch + 1, ?1) RETURNING epoch",
-            [seconds(now)],
-            |row| row.get(0),
-        )?;
+        let epoch: i64 =
+            self.db.query_row("UPDATE service SET epoch = max(epoch + 1, ?1) RETURNING epoch", [seconds(now)], |row| row.get(0))?;
         Ok(epoch.unsigned_abs())
     }
 
@@ -248,10 +242,8 @@ impl Store {
     /// # Errors
     /// [`StoreError::Seal`] under another key file.
     pub fn key(&self, key: ServiceKey) -> Result<Zeroizing<Vec<u8>>, StoreError> {
-        let sealed: Option<Vec<u8>> = self
-            .db
-            .query_row("SELECT sealed FROM sealed_keys WHERE name = ?1", [key.name()], |row| row.get(0))
-            .optional()?;
+        let sealed: Option<Vec<u8>> =
+            self.db.query_row("SELECT sealed FROM sealed_keys WHERE name = ?1", [key.name()], |row| row.get(0)).optional()?;
         let sealed = sealed.ok_or(StoreError::KeyMissing { name: key.name() })?;
         Ok(self.kek.open(key.name(), KEY_VERSION, &sealed)?)
     }

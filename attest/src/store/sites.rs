@@ -301,8 +301,7 @@ impl Store {
     }
 }
 
-const SELECT_SITE: &str =
-    "SELECT record, enrolled_at, enrolled_by, revoked_at, revoked_by, revoked_why FROM sites";
+const SELECT_SITE: &str = "SELECT record, enrolled_at, enrolled_by, revoked_at, revoked_by, revoked_why FROM sites";
 
 /// The part of an enrollment that needs no look at what is enrolled.
 fn check_record(record: &Enrollment, root_of_trust: RootOfTrust, accept_aml_risk: bool) -> Result<(), EnrollError> {
@@ -325,11 +324,8 @@ fn check_record(record: &Enrollment, root_of_trust: RootOfTrust, accept_aml_risk
 
 /// Names are given once; only the active config of the same name can be superseded.
 fn check_place(db: &Connection, record: &Enrollment) -> Result<(), EnrollError> {
-    let known: bool = db.query_row(
-        "SELECT EXISTS (SELECT 1 FROM sites WHERE host_data = ?1)",
-        [record.host_data.to_string()],
-        |row| row.get(0),
-    )?;
+    let known: bool =
+        db.query_row("SELECT EXISTS (SELECT 1 FROM sites WHERE host_data = ?1)", [record.host_data.to_string()], |row| row.get(0))?;
     if known {
         return Err(EnrollError::HostDataTaken { host_data: record.host_data });
     }
@@ -344,12 +340,9 @@ fn check_place(db: &Connection, record: &Enrollment) -> Result<(), EnrollError> 
             Ok(())
         }
         (_, Some(old)) => Err(EnrollError::Supersedes { old, project, site }),
-        (Some(row), None) => Err(EnrollError::NameTaken {
-            project,
-            site,
-            existing: row.record.host_data,
-            revoked: row.standing != Standing::Active,
-        }),
+        (Some(row), None) => {
+            Err(EnrollError::NameTaken { project, site, existing: row.record.host_data, revoked: row.standing != Standing::Active })
+        }
     }
 }
 
@@ -395,9 +388,5 @@ fn path_of(record: &Enrollment, secret: SecretName) -> ResourcePath {
 }
 
 fn subject(record: &Enrollment) -> Subject {
-    Subject {
-        project: Some(record.project.clone()),
-        site: Some(record.site.clone()),
-        host_data: Some(record.host_data),
-    }
+    Subject { project: Some(record.project.clone()), site: Some(record.site.clone()), host_data: Some(record.host_data) }
 }

@@ -12,10 +12,9 @@ impl Store {
     /// See [`StoreError`]; a caller must treat an error as *not redeemed*.
     pub fn spend(&self, kind: &str, token: &[u8], forget_at: u64) -> Result<bool, StoreError> {
         let key = [kind.as_bytes(), b"\0", token].concat();
-        let inserted = self.db.execute(
-            "INSERT INTO spent (token, forget_at) VALUES (?1, ?2) ON CONFLICT DO NOTHING",
-            params![key, seconds(forget_at)],
-        )?;
+        let inserted = self
+            .db
+            .execute("INSERT INTO spent (token, forget_at) VALUES (?1, ?2) ON CONFLICT DO NOTHING", params![key, seconds(forget_at)])?;
         Ok(inserted == 1)
     }
 

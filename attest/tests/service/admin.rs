@@ -60,9 +60,7 @@ fn a_call_for_one_site_does_not_move_to_another() {
     let (client, admin) = (service.client(), signer(&service));
     let body = json!({ "reason": "test" }).to_string();
     let path = "/coffer/v1/sites/demo/site-1/revoke";
-    let token = admin
-        .sign(&Call { audience: TLS_NAME, method: "POST", path, body: body.as_bytes() }, "1", UnixTime(now()), 60)
-        .unwrap();
+    let token = admin.sign(&Call { audience: TLS_NAME, method: "POST", path, body: body.as_bytes() }, "1", UnixTime(now()), 60).unwrap();
     let elsewhere = "/coffer/v1/sites/demo/site-2/revoke";
     send(&client, &token, "POST", elsewhere, body.as_bytes()).expect_refusal(401, "admin_auth");
     let longer = json!({ "reason": "another" }).to_string();

@@ -110,7 +110,8 @@ fn a_stock_client_gets_its_secret_by_cookie_and_by_bearer_token() {
     let guest = service.enrolled_guest("site-1");
     let mut player = player(&service, &guest, guest.resource("site-1", ""));
     let answers: Vec<_> = capture.iter().map(|exchange| player.play(exchange)).collect();
-    let (ours, theirs): (Vec<_>, Vec<_>) = (answers.iter().map(|a| u64::from(a.status)).collect(), capture.iter().map(|e| e.status).collect());
+    let (ours, theirs): (Vec<_>, Vec<_>) =
+        (answers.iter().map(|a| u64::from(a.status)).collect(), capture.iter().map(|e| e.status).collect());
     assert_eq!(ours, theirs);
     answers[0].expect_refusal(401, "not_attested");
     for (n, released) in answers.iter().enumerate().filter(|(n, _)| capture[*n].method == "GET" && *n > 0) {

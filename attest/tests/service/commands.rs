@@ -133,7 +133,18 @@ fn exit_codes_tell_mistakes_apart() {
     let ca = service.path().join("tls/ca.pem");
     let key = service.path().join("admin.key");
     let list = |url: &str, ca: &Path, key: &Path| {
-        program(&["site", "list", "--url", url, "--ca", ca.to_str().unwrap(), "--admin-key", key.to_str().unwrap(), "--tls-name", "attest.demo.test"])
+        program(&[
+            "site",
+            "list",
+            "--url",
+            url,
+            "--ca",
+            ca.to_str().unwrap(),
+            "--admin-key",
+            key.to_str().unwrap(),
+            "--tls-name",
+            "attest.demo.test",
+        ])
     };
     let works = list(&service.url, &ca, &key);
     assert_eq!(works.status.code(), Some(0), "{}", stderr(&works));

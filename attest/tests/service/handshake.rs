@@ -75,7 +75,11 @@ fn after_attestation_missing_is_404_and_foreign_is_403() {
         (guest.resource("site-1", "").replace("/demo/", "/other/"), 403, "resource_path"),
         (guest.resource("site-1", ".other"), 404, "no_such_resource"),
         ("/kbs/v0/resource/default/disk/key1".to_owned(), 404, "no_such_resource"),
-        (guest.resource("site-1", "").to_uppercase().replace("/KBS/V0/RESOURCE/DEMO/SITE-1", "/kbs/v0/resource/demo/site-1"), 404, "no_such_resource"),
+        (
+            guest.resource("site-1", "").to_uppercase().replace("/KBS/V0/RESOURCE/DEMO/SITE-1", "/kbs/v0/resource/demo/site-1"),
+            404,
+            "no_such_resource",
+        ),
         ("/kbs/v0/resource/demo/site-1".to_owned(), 404, "no_such_path"),
     ] {
         client.get(&path, Some(session.session())).expect_refusal(status, code);
@@ -104,4 +108,13 @@ fn what_a_client_cannot_speak_is_refused_by_name() {
     client.post("/kbs/v0/resource-policy", None, b"{}").expect_refusal(404, "no_such_path");
     client.get("/kbs/v0/auth", None).expect_refusal(405, "no_such_method");
     assert_eq!(client.get("/healthz", None).json()["status"], "ok");
+}
+
+/// Clients bound what they read of a header; stock jars keep 4096 bytes of a cookie.
+#[test]
+fn a_session_fits_a_cookie() {
+    let service = Service::simulated();
+    let guest = service.enrolled_guest(&"s".repeat(63));
+    let handshake = guest.attest(&service.client());
+    assert!(handshake.session().len() < 3800, "{}", handshake.session().len());
 }

@@ -80,8 +80,7 @@ impl Guest {
         assert_eq!(challenge.coffer, coffer);
         let tee_key = TeeKey::from_random(&random()).unwrap();
         let bound = BoundKeys { purpose: Purpose::Boot, keys: KeySet { tls: self.tls.clone(), node: None, wg: None } };
-        let runtime_data =
-            RuntimeData { nonce: challenge.nonce, tee_pubkey: tee_key.public(), coffer: coffer.then_some(bound) };
+        let runtime_data = RuntimeData { nonce: challenge.nonce, tee_pubkey: tee_key.public(), coffer: coffer.then_some(bound) };
         let report_data = ReportData::new(*runtime_data.report_data("").unwrap().as_bytes());
         let evidence = evidence(self.asp, report_data);
         let wire = if coffer { evidence.to_raw_value() } else { evidence.to_stock_value() }.unwrap();
