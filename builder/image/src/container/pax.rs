@@ -130,7 +130,7 @@ mod tests {
 
     #[test]
     fn reads_records_with_any_bytes_in_values() {
-        let body = b"19 path=caf\xc3\xa9/new\nx\n33 SCHILY.xattr.security.x=\x00\n=\xff\x01\n13 mtime=1.5\n16 comment=skip\n";
+        let body = b"20 path=caf\xc3\xa9/new\nx\n33 SCHILY.xattr.security.x=\x00\n=\xff\x01\n13 mtime=1.5\n16 comment=skip\n";
         let records = Records::parse(body, 0).expect("four records");
         assert_eq!(records.path.as_deref(), Some(&b"caf\xc3\xa9/new\nx"[..]));
         assert_eq!(records.xattrs, [(b"security.x".to_vec(), b"\x00\n=\xff\x01".to_vec())]);
@@ -139,7 +139,7 @@ mod tests {
 
     #[test]
     fn malformed_records_are_refused() {
-        for bad in [&b"5 a=\n"[..], b"x path=a\n", b"99 path=a\n", b"9 path=ab", b"8 pathab\n", b"0 \n", b"1 ", b"10 size=-1\n"] {
+        for bad in [&b"6 a=\n"[..], b"x path=a\n", b"99 path=a\n", b"9 path=ab", b"8 pathab\n", b"0 \n", b"1 ", b"10 size=-1\n"] {
             assert!(Records::parse(bad, 0).is_err(), "{bad:?}");
         }
     }
