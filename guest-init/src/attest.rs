@@ -261,29 +261,4 @@ fn set_clock(seconds: u64) -> io::Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_boot_has_a_key_of_its_own() {
-        let (one, other) = (boot_key().expect("key"), boot_key().expect("key"));
-        assert_ne!(one, other);
-        assert_eq!(one.to_sec1()[0], 4);
-    }
-
-    #[test]
-    fn pauses_are_between_half_and_whole() {
-        for _ in 0..100 {
-            let pause = jittered(LAST_PAUSE);
-            assert!(pause >= LAST_PAUSE / 2 && pause <= LAST_PAUSE, "{pause:?}");
-        }
-    }
-
-    #[test]
-    fn a_refusal_shows_its_code_and_id_only() {
-        let refused = ServiceError::Refused { code: "launch_digest".into(), id: "r-1".into() };
-        assert!(!refused.is_passing());
-        let failure = HandshakeError::Service(refused).into_failure();
-        assert_eq!(failure.to_string(), "failed stage=attest cause=launch_digest id=r-1");
-    }
-}
+mod tests;
