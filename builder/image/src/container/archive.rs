@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufReader, Read, Seek, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -114,23 +114,38 @@ pub fn space_needed(archive: &Path) -> Result<SpaceNeed, ContainerError> {
     let mut file = File::open(archive).map_err(read)?;
     let size = file.metadata().map_err(read)?.len();
     let mut magic = [0; 2];
-    let packed = file.read(&mut magic).map_err(read)? == 2 && Compression::of(&magic) == Some(Compression::Gzip);
-    let mut layers = 0;
-    if packed && size > 18 {
-        // RFC 1952: the last four bytes are the size modulo 2^32. Nothing worth shipping grows when it is packed.
-        file.seek(SeekFrom::End(-4)).map_err(read)?;
-        let mut rest = [0; 4];
-        file.read_exact(&mut rest).map_err(read)?;
-        layers = u64::from(u32::from_le_bytes(rest));
-        while layers < size {
-            layers += 1 << 32;
+    let is_gzip = file.read(&mut magic).map_err(read)? == 2 && Compression::of(&magic) == Some(Compression::Gzip);
+    let mut packed = vec![];
+    let mut plain = 0;
+    if is_gzip {
+        packed.push(Blob { file: Arc::new(file), offset: 0, bytes: size });
+    } else {
+        for member in index(&Blob { file: Arc::new(file), offset: 0, bytes: size })?.into_values() {
+            let Member::Raw(blob) = member else { continue };
+            let mut magic = [0; 2];
+            if blob.read_at(&mut magic, 0).is_ok() && Compression::of(&magic) == Some(Compression::Gzip) {
+                packed.push(blob);
+            } else {
+                plain += blob.bytes;
+            }
         }
     }
-    // What gzip made of it, or would: zstd at a fast level comes out a little larger.
-    let image = if packed { size + size / 4 } else { size - size / 3 };
-    // Packed layers in a plain archive are unpacked too, about three to one.
-    let layers = if packed { layers } else { 2 * size };
-    Ok(SpaceNeed { scratch: layers + image, output: image + (64 << 20) })
+    let packed_bytes: u64 = packed.iter().map(|blob| blob.bytes).sum();
+    let unpacked = packed.iter().map(unpacked_bytes).sum::<u64>();
+    // zstd at a fast level comes out a little larger than gzip, and takes a third off what nobody packed.
+    let image = packed_bytes + packed_bytes / 4 + (plain - plain / 3);
+    Ok(SpaceNeed { scratch: unpacked + image, output: image + (64 << 20) })
+}
+
+/// How much a gzip member unpacks to, most likely. RFC 1952: its last four bytes are the size modulo 2^32; and nothing worth
+/// shipping grows when it is packed.
+fn unpacked_bytes(packed: &Blob) -> u64 {
+    let mut rest = [0; 4];
+    if packed.bytes < 18 || packed.read_at(&mut rest, packed.bytes - 4).is_err() {
+        return packed.bytes;
+    }
+    let rest = u64::from(u32::from_le_bytes(rest));
+    rest + packed.bytes.saturating_sub(rest).next_multiple_of(1 << 32)
 }
 
 /// Finds config and layers, and checks every digest there is.

@@ -35,10 +35,10 @@ pub struct Container {
 }
 
 impl Container {
-    /// Estimates, from the archive's size and format alone, the space [`Self::open`] and a root build take.
+    /// Estimates the space [`Self::open`] and a root build take, from headers alone.
     ///
     /// # Errors
-    /// [`ContainerError::Read`] if the archive cannot be read.
+    /// [`ContainerError::Read`] if the archive cannot be read, [`ContainerError::Tar`] if it is no archive.
     pub fn space_needed(archive: &Path) -> Result<SpaceNeed, ContainerError> {
         archive::space_needed(archive)
     }
