@@ -74,7 +74,13 @@ pub enum BuildError {
     Kit(#[source] KitSealError),
     /// Container, root file system or disks.
     #[error(transparent)]
-    Image(#[from] root::ImageError),
+    Image(Box<root::ImageError>),
+}
+
+impl From<root::ImageError> for BuildError {
+    fn from(error: root::ImageError) -> Self {
+        Self::Image(Box::new(error))
+    }
 }
 
 impl Hint for BuildError {

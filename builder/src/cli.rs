@@ -10,10 +10,11 @@ use crate::{base, build, inspect, logs};
 
 /// Builds confidential-VM bundles from containers.
 ///
-/// A base is firmware, kernel and initrd, built once. A bundle is a base, a site's container on an encrypted disk, and the
-/// script that starts it. The enrollment file next to it holds the keys and goes to the key service.
+/// A base is firmware, kernel and initrd, built once. A bundle is a base, a site's container on an encrypted
+/// disk, and the script that starts it. The enrollment file next to it holds the keys and goes to the key
+/// service.
 #[derive(Parser)]
-#[command(name = "coffer", version, max_term_width = 110, after_help = AFTER_HELP)]
+#[command(name = "coffer", version, verbatim_doc_comment, after_help = AFTER_HELP)]
 pub struct Cli {
     /// Print only results and errors
     #[arg(short, long, global = true)]

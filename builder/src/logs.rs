@@ -52,7 +52,7 @@ impl Hint for LogsError {
     }
 }
 
-/// Prints the console, then PID 1's own log, then the workload's; headings go to stderr.
+/// Prints the console, or PID 1's own log where there is none, then the workload's log; headings go to stderr.
 ///
 /// # Errors
 /// See [`LogsError`].
@@ -64,6 +64,10 @@ pub fn run(ui: Ui, bundle: &Path, run_dir: Option<&Path>) -> Result<(), Failure>
     let found = read_files(&disk, &std::env::temp_dir(), &DISK_LOGS, MAX_LOG_BYTES);
     let found = found.map_err(|source| LogsError::Disk { path: disk.clone(), source })?;
     logs.extend(DISK_LOGS.iter().map(|name| format!("{DISK}:{name}")).zip(found));
+    if logs.first().is_some_and(|(_, console)| console.is_some()) {
+        // The console has PID 1's lines too, and what the kernel said around them.
+        logs.remove(1);
+    }
     if logs.iter().all(|(_, bytes)| bytes.as_ref().is_none_or(Vec::is_empty)) {
         return Err(LogsError::Empty { path: bundle.to_owned() }.into());
     }

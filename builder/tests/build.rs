@@ -241,7 +241,7 @@ fn no_secret_leaves_the_enrollment() {
         let hex = data_encoding::HEXLOWER.encode(bytes);
         let base64 = data_encoding::BASE64.encode(bytes);
         // The last characters of base64 depend on what follows; the first ones do not.
-        vec![bytes.to_vec(), hex.to_uppercase().into_bytes(), hex.into_bytes(), base64[..40].as_bytes().to_vec()]
+        vec![bytes.to_vec(), hex.to_uppercase().into_bytes(), hex.into_bytes(), base64.as_bytes()[..40].to_vec()]
     };
     let mut needles: Vec<Vec<u8>> =
         [&file.secrets.root.expose()[..], kit.expose(), volume.expose(), &volume.expose()[32..]].into_iter().flat_map(forms).collect();

@@ -4,11 +4,11 @@ use coffer_evidence::{HostData, LaunchDigest};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use crate::base::OpenRisks;
 use crate::canonical::{DocumentError, decode, document_type, encode};
 use crate::disk::RootSecret;
 use crate::kit::KitKey;
 use crate::names::{ProjectName, RootOfTrust, SiteName};
-use crate::base::OpenRisks;
 use crate::site::Role;
 
 document_type!(EnrollmentType, "coffer/enrollment/v1");
@@ -88,10 +88,7 @@ impl EnrollmentFile {
         let hex = |bytes: &[u8]| Zeroizing::new(data_encoding::HEXLOWER.encode(bytes));
         let raw = Raw {
             record: self.record.clone(),
-            secrets: RawSecrets {
-                root: hex(self.secrets.root.expose()),
-                kit: self.secrets.kit.as_ref().map(|key| hex(key.expose())),
-            },
+            secrets: RawSecrets { root: hex(self.secrets.root.expose()), kit: self.secrets.kit.as_ref().map(|key| hex(key.expose())) },
         };
         encode(&raw).map(Zeroizing::new)
     }

@@ -86,9 +86,8 @@ fn associated_data(uuid: &DiskUuid) -> Vec<u8> {
 pub fn seal_kit(key: &KitKey, uuid: &DiskUuid, nonce: [u8; NONCE_BYTES], tar: &[u8]) -> Result<SealedKit, KitSealError> {
     let cipher = Aes256Gcm::new(&Key::<Aes256Gcm>::from(*key.expose()));
     let aad = associated_data(uuid);
-    let sealed = cipher
-        .encrypt(&Nonce::from(nonce), Payload { msg: tar, aad: &aad })
-        .map_err(|_| KitSealError::TooLarge { got: tar.len() })?;
+    let sealed =
+        cipher.encrypt(&Nonce::from(nonce), Payload { msg: tar, aad: &aad }).map_err(|_| KitSealError::TooLarge { got: tar.len() })?;
     let bytes = [&nonce[..], &sealed].concat();
     let digest = Sha256Digest::of(&bytes);
     Ok(SealedKit { bytes, digest })
@@ -98,12 +97,7 @@ pub fn seal_kit(key: &KitKey, uuid: &DiskUuid, nonce: [u8; NONCE_BYTES], tar: &[
 ///
 /// # Errors
 /// [`KitSealError::Digest`] before any decryption, [`KitSealError::Open`] if the tag does not hold.
-pub fn open_kit(
-    key: &KitKey,
-    uuid: &DiskUuid,
-    expected: &Sha256Digest,
-    sealed: &[u8],
-) -> Result<Zeroizing<Vec<u8>>, KitSealError> {
+pub fn open_kit(key: &KitKey, uuid: &DiskUuid, expected: &Sha256Digest, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, KitSealError> {
     let got = Sha256Digest::of(sealed);
     if got != *expected {
         return Err(KitSealError::Digest { got, expected: *expected });

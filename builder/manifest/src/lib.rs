@@ -19,8 +19,7 @@ pub use canonical::{DocumentError, MAX_DOCUMENT_BYTES, decode, encode};
 pub use coffer_evidence::{HostData, LaunchDigest};
 pub use enrollment::{Enrollment, EnrollmentFile, Secrets};
 pub use kit::{KitKey, KitSealError, SealedKit, open_kit, seal_kit};
-pub use names::{NameError, ProjectName, ResourcePath, RootOfTrust, SecretName, SiteName, Sha256Digest};
+pub use names::{NameError, ProjectName, ResourcePath, RootOfTrust, SecretName, Sha256Digest, SiteName};
 pub use site::{
-    Attestation, Container, FailureAction, Gpu, GpuMechanism, Issuer, KeyService, KeyServiceKind, KitRef, Network, Role,
-    SiteConfig, User,
+    Attestation, Container, FailureAction, Gpu, GpuMechanism, Issuer, KeyService, KeyServiceKind, KitRef, Network, Role, SiteConfig, User,
 };

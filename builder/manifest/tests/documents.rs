@@ -270,8 +270,11 @@ fn wrong_documents_do_not_stand_in_for_each_other() {
     }
 }
 
+/// Name, canonical bytes, and whether its own reader takes some bytes.
+type Document = (&'static str, Vec<u8>, fn(&[u8]) -> bool);
+
 /// Documents and their readers, for the rules that hold for all of them.
-fn documents() -> [(&'static str, Vec<u8>, fn(&[u8]) -> bool); 4] {
+fn documents() -> [Document; 4] {
     [
         ("site", site().to_bytes().expect("encodes"), |bytes| SiteConfig::from_bytes(bytes).is_ok()),
         ("enrollment", enrollment().to_bytes().expect("encodes").to_vec(), |bytes| EnrollmentFile::from_bytes(bytes).is_ok()),
