@@ -38,13 +38,15 @@ pub struct Site<'a> {
     pub script: &'a str,
     /// Seconds for which the guest tries to reach its service.
     pub retry_for: u32,
+    /// Whether it has a kit, with one file that holds [`SECRET_MARK`].
+    pub kit: bool,
     /// More lines of the `cc_*.yml`.
     pub more: &'a str,
 }
 
 impl Default for Site<'_> {
     fn default() -> Self {
-        Self { name: "site-1", script: "echo hello from $(id -u)", retry_for: 60, more: "" }
+        Self { name: "site-1", script: "echo hello from $(id -u)", retry_for: 60, kit: true, more: "" }
     }
 }
 
@@ -120,9 +122,10 @@ impl Lab {
     pub fn build(&self, site: &Site<'_>) -> Bundle {
         let spec = self.path(&format!("cc_{}.yml", site.name));
         let script = serde_json::to_string(site.script).expect("a string is JSON, and JSON is YAML");
+        let kit = if site.kit { "kit:\n  /etc/kit: kit\n" } else { "" };
         let yaml = format!(
             "compute_env: onprem_cvm\ncc_cpu_mechanism: amd_sev_snp\nrole: client\nroot_drive_size: 1\napplog_drive_size: 1\n\
-             user_config_drive_size: 1\nuser_data_drive_size: 1\ndocker_archive: image.tar\nkit:\n  /etc/kit: kit\n\
+             user_config_drive_size: 1\nuser_data_drive_size: 1\ndocker_archive: image.tar\n{kit}\
              container:\n  command: [sh, -c, {script}]\ncc_attestation:\n  retry_for: {}\n{}",
             site.retry_for, site.more
         );

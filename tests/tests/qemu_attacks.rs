@@ -128,12 +128,26 @@ fn a_root_block_changed_where_the_workload_reads_it_panics() {
 
 #[test]
 fn an_older_disk_is_not_opened() {
-    let (lab, _service, bundle) = enrolled();
-    let older = lab.build(&Site { name: "older", ..Site::default() });
-    fs::copy(older.file("crypt_root.qcow2"), bundle.file("crypt_root.qcow2")).expect("the disk is replaced");
-    let boot = lab.boot(&bundle);
+    let lab = Lab::new();
+    let _service = lab.serve();
+    // Without a kit, whose digest the guest would compare first.
+    let [older, newer] = ["older", "newer"].map(|name| lab.build(&Site { name, kit: false, ..Site::default() }));
+    lab.enroll(&older);
+    lab.enroll(&newer);
+    fs::copy(older.file("crypt_root.qcow2"), newer.file("crypt_root.qcow2")).expect("the disk is replaced");
+    let boot = lab.boot(&newer);
     assert_panicked(&boot);
-    assert!(!boot.said_by_guest("stage=root"), "{boot:#?}");
+    assert!(boot.said_by_guest("stage=attest") && !boot.said_by_guest("stage=root"), "{boot:#?}");
+}
+
+#[test]
+fn an_older_kit_is_not_opened() {
+    let lab = Lab::new();
+    let _service = lab.serve();
+    let [older, newer] = ["older", "newer"].map(|name| lab.build(&Site { name, ..Site::default() }));
+    lab.enroll(&newer);
+    fs::copy(older.file("crypt_root.qcow2"), newer.file("crypt_root.qcow2")).expect("the disk is replaced");
+    lab.boot(&newer).assert_failed("unlock", "sealed kit has digest");
 }
 
 #[test]
