@@ -22,6 +22,7 @@ use zeroize::{Zeroize, Zeroizing};
 use self::service::{Service, ServiceError};
 use self::verdict::Verdict;
 use crate::boot::Failure;
+use crate::button::PowerButton;
 use crate::console::{self, Stage};
 use crate::report::{ReportError, ReportSource};
 use crate::tls::Trust;
@@ -108,8 +109,13 @@ impl From<coffer_protocol::JsonError> for HandshakeError {
 /// Attests and returns the secrets, or the one line this boot ends with.
 ///
 /// Connection problems are tried again, with growing pauses, until `retry_for` has passed; an authenticated refusal, and a
-/// service with a certificate of another authority, are final.
-pub fn handshake(site: &SiteConfig, host_data: &HostData, reports: &mut dyn ReportSource) -> Result<Secrets, Failure> {
+/// service with a certificate of another authority, are final. The power button ends the waiting.
+pub fn handshake(
+    site: &SiteConfig,
+    host_data: &HostData,
+    reports: &mut dyn ReportSource,
+    button: &mut PowerButton,
+) -> Result<Secrets, Failure> {
     let fail = |error: &dyn std::fmt::Display| Failure::new(Stage::Attest, error);
     let started = Instant::now();
     let give_up = started + Duration::from_secs(site.attestation.retry_for.into());
@@ -144,7 +150,9 @@ pub fn handshake(site: &SiteConfig, host_data: &HostData, reports: &mut dyn Repo
         let next = jittered(pause).min(give_up.saturating_duration_since(Instant::now()));
         if !next.is_zero() {
             console::line(&format!("waiting stage=attest url={url} cause=\"{error}\" next={:.1}", next.as_secs_f32()));
-            std::thread::sleep(next);
+            if button.wait(next) {
+                return Err(fail(&"the power button was pressed while waiting for the key service"));
+            }
         }
         if Instant::now() >= give_up {
             let seconds = site.attestation.retry_for;

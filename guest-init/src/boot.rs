@@ -7,6 +7,7 @@ use std::panic;
 use coffer_manifest::{DocumentError, SiteConfig};
 use rustix::system::{RebootCommand, reboot};
 
+use crate::button::PowerButton;
 use crate::console::{self, Stage};
 use crate::report::{ReportError, ReportSource};
 use crate::{attest, config, early, network, root, unlock, workload};
@@ -101,6 +102,7 @@ fn boot<P: Platform>() -> Result<(), Failure> {
     early::mount_pseudo_filesystems().at(Stage::Config)?;
     early::load_modules().at(Stage::Config)?;
     early::harden().at(Stage::Config)?;
+    let mut button = PowerButton::open();
     let mut reports = P::report_source().at(Stage::Config)?;
     let (site, host_data) = config::read::<P>(reports.as_mut()).at(Stage::Config)?;
     console::finished(Stage::Config);
@@ -108,7 +110,7 @@ fn boot<P: Platform>() -> Result<(), Failure> {
     let mut network = network::up().at(Stage::Network)?;
     console::finished(Stage::Network);
 
-    let secrets = attest::handshake(&site, &host_data, reports.as_mut())?;
+    let secrets = attest::handshake(&site, &host_data, reports.as_mut(), &mut button)?;
     console::finished(Stage::Attest);
 
     let (volume, kit_key) = unlock::open(&site, secrets).at(Stage::Unlock)?;
@@ -117,7 +119,7 @@ fn boot<P: Platform>() -> Result<(), Failure> {
     let root = root::assemble(&site, &volume, kit_key, network.resolvers()).at(Stage::Root)?;
     console::finished(Stage::Root);
 
-    let end = workload::supervise(&site, root, &mut network).at(Stage::Workload)?;
+    let end = workload::supervise(&site, root, &mut network, button).at(Stage::Workload)?;
     console::line(&format!("workload {end}"));
     Ok(())
 }

@@ -3,6 +3,7 @@
 
 mod attest;
 mod boot;
+mod button;
 mod config;
 mod console;
 mod disks;

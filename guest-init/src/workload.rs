@@ -7,7 +7,6 @@
 //! starts, again by executing itself, a process that gives up its rights and *becomes* the workload.
 //! A Unix socket joins each pair; what is said over it is in [`Message`].
 
-mod button;
 mod exec;
 mod init;
 mod log;
@@ -27,10 +26,10 @@ use coffer_sys::process;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-use self::button::PowerButton;
 use self::log::Log;
 use self::message::{Inbox, Message, MessageError};
 use crate::boot::site_bytes;
+use crate::button::PowerButton;
 use crate::console::{self, Stage};
 use crate::network::Network;
 use crate::root::Root;
@@ -98,7 +97,7 @@ impl fmt::Display for End {
 ///
 /// # Errors
 /// See [`WorkloadError`]; only for what happens before the workload runs.
-pub fn supervise(site: &SiteConfig, root: Root, network: &mut Network) -> Result<End, WorkloadError> {
+pub fn supervise(site: &SiteConfig, root: Root, network: &mut Network, button: PowerButton) -> Result<End, WorkloadError> {
     let (output, output_end) = io::pipe().map_err(doing("make a pipe"))?;
     let (control, control_end) = UnixStream::pair().map_err(doing("make a socket pair"))?;
     process::unshare_pid().map_err(doing("make a pid namespace"))?;
@@ -116,7 +115,7 @@ pub fn supervise(site: &SiteConfig, root: Root, network: &mut Network) -> Result
         inbox: Inbox::new(control.try_clone().map_err(doing("copy a socket"))?).map_err(doing("set up a socket"))?,
         control,
         log: Log::new(output, root.workload_log).map_err(doing("set up the workload's log"))?,
-        button: PowerButton::open(),
+        button,
         kill_at: None,
         started: false,
         end: None,

@@ -148,7 +148,7 @@ fn site(authority: &Authority, urls: &[&str], retry_for: u32) -> SiteConfig {
 }
 
 fn run(site: &SiteConfig) -> Result<Secrets, String> {
-    handshake(site, &HostData::new([9; 32]), &mut Reports).map_err(|failure| failure.to_string())
+    handshake(site, &HostData::new([9; 32]), &mut Reports, &mut PowerButton::open()).map_err(|failure| failure.to_string())
 }
 
 fn failure(site: &SiteConfig) -> String {

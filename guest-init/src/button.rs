@@ -5,7 +5,9 @@ use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
 
 /// `struct input_event` of `include/uapi/linux/input.h` on x86-64: 16 bytes time, u16 type, u16 code, i32 value.
@@ -29,6 +31,24 @@ impl PowerButton {
         let events = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("event"));
         let open = |entry: fs::DirEntry| OpenOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(entry.path()).ok();
         Self(events.filter_map(open).collect())
+    }
+
+    /// Waits for `patience`, or until the button is pressed; says whether it was.
+    pub fn wait(&mut self, patience: Duration) -> bool {
+        let deadline = Instant::now() + patience;
+        loop {
+            if self.was_pressed() {
+                return true;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
+            let mut fds: Vec<_> = self.devices().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
+            // An error only wakes us early: the deadline still holds.
+            let _ = poll(&mut fds, Some(&timeout));
+        }
     }
 
     /// What to poll.
@@ -91,6 +111,9 @@ mod tests {
         assert_eq!(button.devices().count(), 1);
         assert!(button.was_pressed());
         assert!(!button.was_pressed());
-        assert!(!PowerButton::open_in(Path::new("/nonexistent")).was_pressed());
+        let mut none = PowerButton::open_in(Path::new("/nonexistent"));
+        let began = Instant::now();
+        assert!(!none.wait(Duration::from_millis(30)));
+        assert!(began.elapsed() >= Duration::from_millis(30));
     }
 }
