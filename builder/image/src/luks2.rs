@@ -155,8 +155,7 @@ fn pbkdf2<const N: usize>(password: &[u8], salt: &[u8]) -> [u8; N] {
     let keyed = <Hmac<Sha256> as KeyInit>::new_from_slice(password).expect("HMAC takes a key of any length");
     let mut output = [0; N];
     for (number, block) in (1_u32..).zip(output.chunks_mut(32)) {
-        let mut round: [u8; 32] =
-            keyed.clone().chain_update(salt).chain_update(number.to_be_bytes()).finalize().into_bytes().into();
+        let mut round: [u8; 32] = keyed.clone().chain_update(salt).chain_update(number.to_be_bytes()).finalize().into_bytes().into();
         xor(block, &round);
         for _ in 1..ITERATIONS {
             round = keyed.clone().chain_update(round).finalize().into_bytes().into();

@@ -240,7 +240,8 @@ mod tests {
     fn build(dir: &Path, source: Option<&Path>, name: &str) -> PathBuf {
         let out = dir.join(name);
         let uuid = DiskUuid::from_random([5; 16]);
-        build_sidecar(SidecarRequest { out: &out, scratch: dir, label: "user_config", virtual_size: 1 << 30, uuid: &uuid, source }).unwrap();
+        build_sidecar(SidecarRequest { out: &out, scratch: dir, label: "user_config", virtual_size: 1 << 30, uuid: &uuid, source })
+            .unwrap();
         out
     }
 

@@ -126,14 +126,7 @@ fn whiteouts_reach_lower_layers_only() {
     let lines = listing(&Image::new([lower, upper]).open().expect("opens"));
     assert_eq!(
         lines,
-        [
-            "5 755 0:0 ./",
-            "5 755 0:0 ./a",
-            "0 644 0:0 ./a/one = new",
-            "0 644 0:0 ./a/three = 3",
-            "5 755 0:0 ./b",
-            "0 644 0:0 ./b/x = again",
-        ]
+        ["5 755 0:0 ./", "5 755 0:0 ./a", "0 644 0:0 ./a/one = new", "0 644 0:0 ./a/three = 3", "5 755 0:0 ./b", "0 644 0:0 ./b/x = again",]
     );
 }
 
@@ -209,7 +202,11 @@ fn hostile_layers() -> Vec<(&'static str, Vec<u8>, &'static str)> {
         ("path too long", tar().pax(&[("path", &b"d/".repeat(2048))]).file("x", b"").end(), "is 4096 bytes long, at most 4095"),
         ("through an absolute link", tar().symlink("l", "/etc").file("l/shadow", b"x").end(), "symbolic link to `/etc`"),
         ("through a climbing link", tar().symlink("l", "../..").file("l/x", b"x").end(), "out of the container's root"),
-        ("through a link that climbs later", tar().dir("d").symlink("d/l", "../../out").file("d/l/x", b"x").end(), "out of the container's root"),
+        (
+            "through a link that climbs later",
+            tar().dir("d").symlink("d/l", "../../out").file("d/l/x", b"x").end(),
+            "out of the container's root",
+        ),
         ("through a loop", tar().symlink("l", "m").symlink("m", "l").file("l/x", b"").end(), "more than 40 symbolic links"),
         ("below a file", tar().file("f", b"x").file("f/g", b"x").end(), "lies below `f`"),
         ("empty link", tar().symlink("l", "").end(), "target of 0 bytes"),
@@ -223,7 +220,11 @@ fn hostile_layers() -> Vec<(&'static str, Vec<u8>, &'static str)> {
         ("whiteout of the parent", tar().file("a/.wh...", b"").end(), "is a whiteout of no name"),
         ("device too large", tar().entry("d", device(4096, 0), b"").end(), "is a device 4096:0"),
         ("overlay attribute", tar().pax(&[("SCHILY.xattr.trusted.overlay.opaque", b"y")]).dir("d").end(), "would steer the overlay"),
-        ("overlay attribute of users", tar().pax(&[("SCHILY.xattr.user.overlay.redirect", b"/")]).dir("d").end(), "would steer the overlay"),
+        (
+            "overlay attribute of users",
+            tar().pax(&[("SCHILY.xattr.user.overlay.redirect", b"/")]).dir("d").end(),
+            "would steer the overlay",
+        ),
         ("acl", tar().pax(&[("SCHILY.xattr.system.posix_acl_access", b"\x02")]).file("f", b"").end(), "cannot hold"),
         ("attribute too long", tar().pax(&[("SCHILY.xattr.user.x", &[0; 65536])]).file("f", b"").end(), "value 65536 of at most 65535"),
         ("unknown type", tar().entry("x", Header::new(b'V'), b"").end(), "unknown type `V`"),
@@ -237,10 +238,26 @@ fn hostile_layers() -> Vec<(&'static str, Vec<u8>, &'static str)> {
         ("dangling pax header", tar().pax(&[("path", b"x")]).end(), "ends after an extension header"),
         ("global pax header", tar().entry("g", Header::new(b'g'), b"10 path=x\n").file("f", b"").end(), "sets more than a comment"),
         ("size beyond the end", tar().pax(&[("size", b"9223372036854775807")]).file("f", b"").end(), "cut off"),
-        ("sparse map overlap", tar().pax(&[("GNU.sparse.size", b"9"), ("GNU.sparse.map", b"4,1,0,1")]).file("f", b"ab").end(), "inconsistent map"),
-        ("sparse map past the end", tar().pax(&[("GNU.sparse.size", b"1"), ("GNU.sparse.map", b"0,2")]).file("f", b"ab").end(), "inconsistent map"),
-        ("sparse map of other size", tar().pax(&[("GNU.sparse.size", b"9"), ("GNU.sparse.map", b"0,1")]).file("f", b"ab").end(), "inconsistent map"),
-        ("sparse map of odd length", tar().pax(&[("GNU.sparse.size", b"9"), ("GNU.sparse.map", b"0,1,2")]).file("f", b"a").end(), "inconsistent map"),
+        (
+            "sparse map overlap",
+            tar().pax(&[("GNU.sparse.size", b"9"), ("GNU.sparse.map", b"4,1,0,1")]).file("f", b"ab").end(),
+            "inconsistent map",
+        ),
+        (
+            "sparse map past the end",
+            tar().pax(&[("GNU.sparse.size", b"1"), ("GNU.sparse.map", b"0,2")]).file("f", b"ab").end(),
+            "inconsistent map",
+        ),
+        (
+            "sparse map of other size",
+            tar().pax(&[("GNU.sparse.size", b"9"), ("GNU.sparse.map", b"0,1")]).file("f", b"ab").end(),
+            "inconsistent map",
+        ),
+        (
+            "sparse map of odd length",
+            tar().pax(&[("GNU.sparse.size", b"9"), ("GNU.sparse.map", b"0,1,2")]).file("f", b"a").end(),
+            "inconsistent map",
+        ),
     ]
 }
 
@@ -267,9 +284,10 @@ fn whiteouts_do_not_leave_the_root_either() {
 }
 
 type Members = Vec<(String, Vec<u8>)>;
+type Change = fn(&mut Members);
 
 /// What an archive must be refused for: a name, a change to a good one, and words of the message.
-fn hostile_archives() -> Vec<(&'static str, fn(&mut Members), &'static str)> {
+fn hostile_archives() -> Vec<(&'static str, Change, &'static str)> {
     fn rename(members: &mut Members, from: &str, to: &str) {
         members.iter_mut().filter(|(name, _)| name == from).for_each(|(name, _)| *name = to.to_owned());
     }
@@ -288,31 +306,47 @@ fn hostile_archives() -> Vec<(&'static str, fn(&mut Members), &'static str)> {
         ("a layer twice", |m| m.push(m[0].clone()), "twice"),
         ("manifest twice", |m| m.push(m[3].clone()), "`manifest.json` twice"),
         ("another layer under its name", |m| m[0].1 = m[1].1.clone(), "its name says"),
-        ("layers swapped in the manifest", |m| {
-            let (a, b) = (m[0].0.clone(), m[1].0.clone());
-            replace(m, "manifest.json", &a, "A");
-            replace(m, "manifest.json", &b, &a);
-            replace(m, "manifest.json", "\"A\"", &format!("\"{b}\""));
-        }, "the image config says"),
-        ("fewer layers than the config has", |m| {
-            let last = format!(",\"{}\"", m[1].0);
-            replace(m, "manifest.json", &last, "");
-        }, "lists 1 layers, the image config 2"),
+        (
+            "layers swapped in the manifest",
+            |m| {
+                let (a, b) = (m[0].0.clone(), m[1].0.clone());
+                replace(m, "manifest.json", &a, "A");
+                replace(m, "manifest.json", &b, &a);
+                replace(m, "manifest.json", "\"A\"", &format!("\"{b}\""));
+            },
+            "the image config says",
+        ),
+        (
+            "fewer layers than the config has",
+            |m| {
+                let last = format!(",\"{}\"", m[1].0);
+                replace(m, "manifest.json", &last, "");
+            },
+            "lists 1 layers, the image config 2",
+        ),
         ("config changed", |m| replace(m, "json", "\"User\":\"ann\"", "\"User\":\"root\""), "its name says"),
-        ("config of another machine", |m| {
-            replace(m, "json", "amd64", "arm64");
-            let (name, data) = (m[2].0.clone(), m[2].1.clone());
-            let new = format!("{}.json", coffer_manifest::Sha256Digest::of(&data));
-            replace(m, "manifest.json", &name, &new);
-            rename(m, &name, &new);
-        }, "expected linux/amd64"),
+        (
+            "config of another machine",
+            |m| {
+                replace(m, "json", "amd64", "arm64");
+                let (name, data) = (m[2].0.clone(), m[2].1.clone());
+                let new = format!("{}.json", coffer_manifest::Sha256Digest::of(&data));
+                replace(m, "manifest.json", &name, &new);
+                rename(m, &name, &new);
+            },
+            "expected linux/amd64",
+        ),
         ("huge manifest", |m| m[3].1 = vec![b' '; (1 << 20) + 1], "at most 1048576 are read"),
         ("zstd layer", |m| m[0].1 = b"\x28\xb5\x2f\xfd and more".to_vec(), "compressed with zstd"),
         ("xz layer", |m| m[0].1 = b"\xfd7zXZ\0 and more".to_vec(), "compressed with xz"),
-        ("cut gzip layer", |m| {
-            let packed = gzip(&m[0].1);
-            m[0].1 = packed[..packed.len() / 2].to_vec();
-        }, "not intact gzip"),
+        (
+            "cut gzip layer",
+            |m| {
+                let packed = gzip(&m[0].1);
+                m[0].1 = packed[..packed.len() / 2].to_vec();
+            },
+            "not intact gzip",
+        ),
     ]
 }
 
@@ -387,9 +421,7 @@ fn gnu_tar_is_read_in_each_of_its_formats() {
 fn a_large_sparse_file_streams() {
     const SIZE: u64 = 9 << 30;
     let map = format!("{},1", SIZE - 1);
-    let pax = Tar::default()
-        .pax(&[("GNU.sparse.size", SIZE.to_string().as_bytes()), ("GNU.sparse.map", map.as_bytes())])
-        .file("pax", b"z");
+    let pax = Tar::default().pax(&[("GNU.sparse.size", SIZE.to_string().as_bytes()), ("GNU.sparse.map", map.as_bytes())]).file("pax", b"z");
     let container = Image::new([pax]).open().expect("opens");
     assert_eq!(container.content_bytes(), SIZE);
     let mut count = Count(0, 0);

@@ -65,21 +65,18 @@ struct Built {
 fn build(container: &Container, secret: &RootSecret, kit: Option<&SealedKit>) -> Built {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let disk = directory.path().join("crypt_root.qcow2");
-    let root = build_root(RootRequest {
-        container,
-        scratch: directory.path(),
-        out: &disk,
-        virtual_size: DISK_BYTES,
-        secret,
-        uuid: &uuid(),
-        kit,
-    })
-    .expect("builds");
+    let root =
+        build_root(RootRequest { container, scratch: directory.path(), out: &disk, virtual_size: DISK_BYTES, secret, uuid: &uuid(), kit })
+            .expect("builds");
     Built { directory, disk, root }
 }
 
 fn run(program: &str, args: &[&dyn AsRef<std::ffi::OsStr>]) -> Output {
-    Command::new(program).args(args.iter().map(|arg| arg.as_ref())).env("LC_ALL", "C").output().unwrap_or_else(|error| panic!("{program}: {error}"))
+    Command::new(program)
+        .args(args.iter().map(|arg| arg.as_ref()))
+        .env("LC_ALL", "C")
+        .output()
+        .unwrap_or_else(|error| panic!("{program}: {error}"))
 }
 
 fn passes(program: &str, args: &[&dyn AsRef<std::ffi::OsStr>]) -> String {
@@ -124,7 +121,14 @@ fn stock_tools_read_the_disk_as_the_format_says() {
 
     // cryptsetup: the header, the passphrase, the volume key, the segment.
     let dump = passes("cryptsetup", &[&"luksDump", &raw]);
-    for line in ["Version:       \t2", &format!("UUID:          \t{}", uuid()), "cipher: aes-xts-plain64", "sector: 4096 [bytes]", "offset: 16777216 [bytes]", "Cipher key: 512 bits"] {
+    for line in [
+        "Version:       \t2",
+        &format!("UUID:          \t{}", uuid()),
+        "cipher: aes-xts-plain64",
+        "sector: 4096 [bytes]",
+        "offset: 16777216 [bytes]",
+        "Cipher key: 512 bits",
+    ] {
         assert!(dump.contains(line), "`{line}` in {dump}");
     }
     assert!(dump.contains(&format!("length: {} [bytes]", segment_bytes(built.root.root_blocks))), "{dump}");
@@ -132,7 +136,10 @@ fn stock_tools_read_the_disk_as_the_format_says() {
     std::fs::write(&key_file, secret.expose()).expect("writes");
     passes("cryptsetup", &[&"open", &"--test-passphrase", &"--key-file", &key_file, &raw]);
     let volume_key = built.directory.path().join("vk");
-    passes("cryptsetup", &[&"luksDump", &"--batch-mode", &"--dump-volume-key", &"--volume-key-file", &volume_key, &"--key-file", &key_file, &raw]);
+    passes(
+        "cryptsetup",
+        &[&"luksDump", &"--batch-mode", &"--dump-volume-key", &"--volume-key-file", &volume_key, &"--key-file", &key_file, &raw],
+    );
     assert_eq!(std::fs::read(&volume_key).expect("written"), secret.volume_key(&uuid()).expose());
     std::fs::write(&key_file, [0; 32]).expect("writes");
     assert!(!run("cryptsetup", &[&"open", &"--test-passphrase", &"--key-file", &key_file, &raw]).status.success());
@@ -148,7 +155,12 @@ fn stock_tools_read_the_disk_as_the_format_says() {
     let hash = built.root.root_hash.to_string();
     passes("veritysetup", &[&"verify", &plain, &plain, &hash, &offset]);
     let dump = passes("veritysetup", &[&"dump", &plain, &offset]);
-    for line in ["Hash type:       \t1", "Hash algorithm:  \tsha256", "Salt:            \t-", &format!("Data blocks:     \t{}", built.root.root_blocks)] {
+    for line in [
+        "Hash type:       \t1",
+        "Hash algorithm:  \tsha256",
+        "Salt:            \t-",
+        &format!("Data blocks:     \t{}", built.root.root_blocks),
+    ] {
         assert!(dump.contains(line), "`{line}` in {dump}");
     }
     let file = File::options().read(true).write(true).open(&plain).expect("opens");
@@ -268,8 +280,15 @@ fn failures_leave_nothing_behind() {
     let container = saved.open().expect("opens");
     let directory = tempfile::tempdir().expect("a temporary directory");
     let out = directory.path().join("crypt_root.qcow2");
-    let request =
-        RootRequest { container: &container, scratch: directory.path(), out: &out, virtual_size: 17 << 20, secret: &secret, uuid: &uuid(), kit: None };
+    let request = RootRequest {
+        container: &container,
+        scratch: directory.path(),
+        out: &out,
+        virtual_size: 17 << 20,
+        secret: &secret,
+        uuid: &uuid(),
+        kit: None,
+    };
     let error = build_root(request).expect_err("too small");
     assert!(matches!(error, RootError::TooSmall { size, needed } if needed > size), "{error}");
     assert!(error.to_string().contains("hint: set `root_drive_size` to 1 or more"), "{error}");

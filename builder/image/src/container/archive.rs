@@ -2,12 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, BufReader, Read, Seek, Write};
-use std::os::unix::fs::FileExt;
+use std::io::{self, BufReader, Read, Seek};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::mpsc::sync_channel;
+use std::sync::{Mutex, PoisonError};
 
 use coffer_manifest::Sha256Digest;
 use flate2::read::MultiGzDecoder;
@@ -15,15 +14,14 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use super::SpaceNeed;
+use super::blob::{Blob, CHUNK_BYTES, HashWriter, Scratch, Stored, Stream};
 use super::config::{ImageConfig, MAX_CONFIG_BYTES};
 use super::error::ContainerError;
-use super::layer::{Source, TarReader, Type};
+use super::layer::{TarReader, Type};
 
 const MANIFEST: &str = "manifest.json";
 /// Longest `manifest.json` that is read: a list of layers.
 const MAX_MANIFEST_BYTES: u64 = 1024 * 1024;
-/// Unit of reading, hashing and copying.
-const CHUNK_BYTES: usize = 1024 * 1024;
 /// Decompressed chunks that may wait for whoever hashes and stores them.
 const CHUNKS_WAITING: usize = 4;
 
@@ -32,80 +30,6 @@ pub struct ReadArchive {
     pub config: ImageConfig,
     /// Uncompressed layers, lowest first.
     pub layers: Vec<Blob>,
-}
-
-/// A range of an open file.
-#[derive(Clone, Debug)]
-pub struct Blob {
-    file: Arc<File>,
-    offset: u64,
-    bytes: u64,
-}
-
-impl Blob {
-    /// Reads from the start on.
-    pub fn cursor(&self) -> Cursor<'_> {
-        Cursor { blob: self, position: 0 }
-    }
-
-    /// Copies a range of the blob.
-    pub fn copy_range(&self, from: u64, bytes: u64, out: &mut impl Write) -> Result<(), ContainerError> {
-        let mut chunk = vec![0; CHUNK_BYTES.min(usize::try_from(bytes).unwrap_or(CHUNK_BYTES))];
-        let mut done = 0;
-        while done < bytes {
-            let step = chunk.len().min(usize::try_from(bytes - done).unwrap_or(CHUNK_BYTES));
-            self.read_at(&mut chunk[..step], from + done)
-                .map_err(|source| ContainerError::Read { what: "read a layer", source })?;
-            out.write_all(&chunk[..step]).map_err(|source| ContainerError::Write { source })?;
-            done += step as u64;
-        }
-        Ok(())
-    }
-
-    fn read_at(&self, out: &mut [u8], from: u64) -> io::Result<()> {
-        let end = from.checked_add(out.len() as u64);
-        if end.is_none_or(|end| end > self.bytes) {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        self.file.read_exact_at(out, self.offset + from)
-    }
-}
-
-/// A position in a [`Blob`].
-pub struct Cursor<'a> {
-    blob: &'a Blob,
-    position: u64,
-}
-
-impl Source for Cursor<'_> {
-    fn read_exact(&mut self, out: &mut [u8]) -> io::Result<()> {
-        self.blob.read_at(out, self.position)?;
-        self.position += out.len() as u64;
-        Ok(())
-    }
-
-    fn skip(&mut self, bytes: u64) -> io::Result<()> {
-        let end = self.position.checked_add(bytes).filter(|end| *end <= self.blob.bytes);
-        self.position = end.ok_or(io::ErrorKind::UnexpectedEof)?;
-        Ok(())
-    }
-
-    fn position(&self) -> u64 {
-        self.position
-    }
-
-    fn at_end(&mut self) -> io::Result<bool> {
-        Ok(self.position == self.blob.bytes)
-    }
-}
-
-impl Read for Cursor<'_> {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        let step = out.len().min(usize::try_from(self.blob.bytes - self.position).unwrap_or(usize::MAX));
-        self.blob.read_at(&mut out[..step], self.position)?;
-        self.position += step as u64;
-        Ok(step)
-    }
 }
 
 /// See [`super::Container::space_needed`].
@@ -118,19 +42,19 @@ pub fn space_needed(archive: &Path) -> Result<SpaceNeed, ContainerError> {
     let mut packed = vec![];
     let mut plain = 0;
     if is_gzip {
-        packed.push(Blob { file: Arc::new(file), offset: 0, bytes: size });
+        packed.push(Blob::whole(file, size));
     } else {
-        for member in index(&Blob { file: Arc::new(file), offset: 0, bytes: size })?.into_values() {
+        for member in index(&Blob::whole(file, size))?.into_values() {
             let Member::Raw(blob) = member else { continue };
             let mut magic = [0; 2];
             if blob.read_at(&mut magic, 0).is_ok() && Compression::of(&magic) == Some(Compression::Gzip) {
                 packed.push(blob);
             } else {
-                plain += blob.bytes;
+                plain += blob.len();
             }
         }
     }
-    let packed_bytes: u64 = packed.iter().map(|blob| blob.bytes).sum();
+    let packed_bytes: u64 = packed.iter().map(|blob| blob.len()).sum();
     let unpacked = packed.iter().map(unpacked_bytes).sum::<u64>();
     // zstd at a fast level comes out a little larger than gzip, and takes a third off what nobody packed.
     let image = packed_bytes + packed_bytes / 4 + (plain - plain / 3);
@@ -141,19 +65,18 @@ pub fn space_needed(archive: &Path) -> Result<SpaceNeed, ContainerError> {
 /// shipping grows when it is packed.
 fn unpacked_bytes(packed: &Blob) -> u64 {
     let mut rest = [0; 4];
-    if packed.bytes < 18 || packed.read_at(&mut rest, packed.bytes - 4).is_err() {
-        return packed.bytes;
+    if packed.len() < 18 || packed.read_at(&mut rest, packed.len() - 4).is_err() {
+        return packed.len();
     }
     let rest = u64::from(u32::from_le_bytes(rest));
-    rest + packed.bytes.saturating_sub(rest).next_multiple_of(1 << 32)
+    rest + packed.len().saturating_sub(rest).next_multiple_of(1 << 32)
 }
 
 /// Finds config and layers, and checks every digest there is.
 pub fn read(archive: &Path, scratch: &Path) -> Result<ReadArchive, ContainerError> {
     let store = Store::open(archive, scratch)?;
     let manifest = store.small(MANIFEST, MAX_MANIFEST_BYTES)?;
-    let images: Vec<RawManifest> =
-        serde_json::from_slice(&manifest).map_err(|source| ContainerError::Manifest { source })?;
+    let images: Vec<RawManifest> = serde_json::from_slice(&manifest).map_err(|source| ContainerError::Manifest { source })?;
     let [image] = <[RawManifest; 1]>::try_from(images).map_err(|images| ContainerError::Images { got: images.len() })?;
     let config = ImageConfig::parse(&store.small(&image.config, MAX_CONFIG_BYTES)?)?;
     check_name(&image.config, &[config.digest])?;
@@ -195,17 +118,6 @@ fn check_name(name: &str, digests: &[Sha256Digest]) -> Result<(), ContainerError
     }
 }
 
-/// A member with its digests.
-#[derive(Clone, Debug)]
-struct Stored {
-    /// Uncompressed.
-    blob: Blob,
-    /// SHA-256 of the member as it is.
-    packed: Sha256Digest,
-    /// SHA-256 of it uncompressed.
-    plain: Sha256Digest,
-}
-
 /// A member of the outer archive.
 enum Member {
     /// In an uncompressed archive: where it lies.
@@ -231,7 +143,7 @@ impl<'a> Store<'a> {
         Read::by_ref(&mut file).take(6).read_to_end(&mut magic).map_err(read)?;
         file.rewind().map_err(read)?;
         let members = match Compression::of(&magic) {
-            None => index(&Blob { file: Arc::new(file), offset: 0, bytes })?,
+            None => index(&Blob::whole(file, bytes))?,
             Some(Compression::Gzip) => unpack(file, scratch)?,
             Some(other) => return Err(other.refuse("the container archive".to_owned())),
         };
@@ -257,11 +169,11 @@ impl<'a> Store<'a> {
             Member::Raw(blob) | Member::Unpacked(Stored { blob, .. }) => blob,
             Member::Link(_) => return Err(ContainerError::NoMember { name: name.to_owned() }),
         };
-        if blob.bytes > limit {
-            return Err(ContainerError::MemberSize { name: name.to_owned(), got: blob.bytes, limit });
+        if blob.len() > limit {
+            return Err(ContainerError::MemberSize { name: name.to_owned(), got: blob.len(), limit });
         }
         let mut contents = Vec::new();
-        blob.copy_range(0, blob.bytes, &mut contents)?;
+        blob.copy_range(0, blob.len(), &mut contents)?;
         Ok(contents)
     }
 
@@ -295,7 +207,7 @@ impl<'a> Store<'a> {
             Member::Unpacked(stored) => Ok(stored.clone()),
             Member::Link(_) => Err(ContainerError::NoMember { name: name.to_owned() }),
             Member::Raw(blob) => {
-                let mut magic = vec![0; blob.bytes.min(6) as usize];
+                let mut magic = vec![0; blob.len().min(6) as usize];
                 let what = || format!("layer `{name}`");
                 let read = |source| ContainerError::Read { what: "read a layer", source };
                 blob.read_at(&mut magic, 0).map_err(read)?;
@@ -304,7 +216,7 @@ impl<'a> Store<'a> {
                     Some(other) => Err(other.refuse(what())),
                     None => {
                         let mut hash = Sha256::new();
-                        blob.copy_range(0, blob.bytes, &mut HashWriter(&mut hash))?;
+                        blob.copy_range(0, blob.len(), &mut HashWriter(&mut hash))?;
                         let plain = Sha256Digest::new(hash.finalize().into());
                         Ok(Stored { blob: blob.clone(), packed: plain, plain })
                     }
@@ -319,7 +231,7 @@ fn index(archive: &Blob) -> Result<BTreeMap<String, Member>, ContainerError> {
     let mut members = BTreeMap::new();
     let mut reader = TarReader::new(archive.cursor());
     while let Some(entry) = reader.next().map_err(archive_error)? {
-        let blob = Blob { file: Arc::clone(&archive.file), offset: archive.offset + entry.data, bytes: entry.size };
+        let blob = archive.part(entry.data, entry.size);
         add(&mut members, &entry.path, entry.kind, &entry.link, || Ok(Member::Raw(blob)))?;
     }
     Ok(members)
@@ -343,7 +255,7 @@ fn unpack(archive: File, scratch: &Path) -> Result<BTreeMap<String, Member>, Con
         });
         let mut members = BTreeMap::new();
         let mut scratch = Scratch::new(scratch)?;
-        let mut reader = TarReader::new(Stream { chunks, chunk: Vec::new(), used: 0, position: 0, over: false });
+        let mut reader = TarReader::new(Stream::new(chunks));
         while let Some(entry) = reader.next().map_err(archive_error)? {
             let what = String::from_utf8_lossy(&entry.path).into_owned();
             let stream = reader.source();
@@ -406,154 +318,6 @@ fn normal(path: &[u8]) -> Option<String> {
 
 fn archive_error(source: super::layer::TarError) -> ContainerError {
     ContainerError::Tar { what: "container archive".to_owned(), source }
-}
-
-/// An unnamed file that members are unpacked into.
-struct Scratch {
-    file: Arc<File>,
-    end: u64,
-}
-
-impl Scratch {
-    fn new(directory: &Path) -> Result<Self, ContainerError> {
-        let file = tempfile::tempfile_in(directory)
-            .map_err(|source| ContainerError::Read { what: "create a scratch file", source })?;
-        Ok(Self { file: Arc::new(file), end: 0 })
-    }
-
-    /// Appends a member, decompressed if `gzip`.
-    fn store(&mut self, mut member: impl Read, gzip: bool, what: String) -> Result<Stored, ContainerError> {
-        let failed = |source: io::Error| match source.kind() {
-            io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData => {
-                ContainerError::Gzip { what: what.clone(), source }
-            }
-            _ => ContainerError::Read { what: "unpack the container archive", source },
-        };
-        let start = self.end;
-        let mut plain = Sha256::new();
-        let packed = if gzip {
-            let mut packed = Sha256::new();
-            let mut member = HashReader { inner: member, hash: &mut packed };
-            let mut unpacked = MultiGzDecoder::new(BufReader::with_capacity(CHUNK_BYTES, &mut member));
-            self.append(&mut unpacked, &mut plain).map_err(failed)?;
-            // Bytes behind the compressed data count for the member's own digest.
-            io::copy(&mut member, &mut io::sink()).map_err(failed)?;
-            Some(Sha256Digest::new(packed.finalize().into()))
-        } else {
-            self.append(&mut member, &mut plain).map_err(failed)?;
-            None
-        };
-        let plain = Sha256Digest::new(plain.finalize().into());
-        let packed = packed.unwrap_or(plain);
-        let blob = Blob { file: Arc::clone(&self.file), offset: start, bytes: self.end - start };
-        Ok(Stored { blob, packed, plain })
-    }
-
-    fn append(&mut self, from: &mut impl Read, hash: &mut Sha256) -> io::Result<()> {
-        let mut chunk = vec![0; CHUNK_BYTES];
-        loop {
-            let mut filled = 0;
-            while filled < chunk.len() {
-                match from.read(&mut chunk[filled..])? {
-                    0 => break,
-                    n => filled += n,
-                }
-            }
-            if filled == 0 {
-                return Ok(());
-            }
-            hash.update(&chunk[..filled]);
-            self.file.write_all_at(&chunk[..filled], self.end)?;
-            self.end += filled as u64;
-        }
-    }
-}
-
-struct HashReader<'a, R> {
-    inner: R,
-    hash: &'a mut Sha256,
-}
-
-impl<R: Read> Read for HashReader<'_, R> {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        let n = self.inner.read(out)?;
-        self.hash.update(&out[..n]);
-        Ok(n)
-    }
-}
-
-struct HashWriter<'a>(&'a mut Sha256);
-
-impl Write for HashWriter<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.update(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// Chunks that another thread decompresses.
-struct Stream {
-    chunks: Receiver<io::Result<Vec<u8>>>,
-    chunk: Vec<u8>,
-    used: usize,
-    position: u64,
-    over: bool,
-}
-
-impl Stream {
-    /// Makes sure that something is ready, unless all has been read.
-    fn fill(&mut self) -> io::Result<()> {
-        while self.used == self.chunk.len() && !self.over {
-            match self.chunks.recv() {
-                Ok(chunk) => {
-                    self.chunk = chunk?;
-                    self.used = 0;
-                    self.over = self.chunk.is_empty();
-                }
-                Err(_) => self.over = true,
-            }
-        }
-        Ok(())
-    }
-
-    fn ready(&self) -> &[u8] {
-        &self.chunk[self.used..]
-    }
-}
-
-impl Read for Stream {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        self.fill()?;
-        let n = out.len().min(self.ready().len());
-        out[..n].copy_from_slice(&self.ready()[..n]);
-        self.used += n;
-        self.position += n as u64;
-        Ok(n)
-    }
-}
-
-impl Source for Stream {
-    fn read_exact(&mut self, out: &mut [u8]) -> io::Result<()> {
-        Read::read_exact(self, out)
-    }
-
-    fn skip(&mut self, bytes: u64) -> io::Result<()> {
-        let skipped = io::copy(&mut Read::take(&mut *self, bytes), &mut io::sink())?;
-        if skipped == bytes { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
-    }
-
-    fn position(&self) -> u64 {
-        self.position
-    }
-
-    fn at_end(&mut self) -> io::Result<bool> {
-        self.fill()?;
-        Ok(self.ready().is_empty())
-    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

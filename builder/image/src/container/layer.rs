@@ -281,11 +281,7 @@ impl<S: Source> TarReader<S> {
             uid: owner(pax.uid, field::UID, "uid")?,
             gid: owner(pax.gid, field::GID, "gid")?,
             mtime: pax.mtime.map_or_else(|| header.signed(field::MTIME, "mtime"), Ok)?,
-            device: if is_device {
-                (header.number(field::MAJOR, "devmajor")?, header.number(field::MINOR, "devminor")?)
-            } else {
-                (0, 0)
-            },
+            device: if is_device { (header.number(field::MAJOR, "devmajor")?, header.number(field::MINOR, "devminor")?) } else { (0, 0) },
             xattrs: pax.xattrs,
             size: stored,
             data: offset + RECORD_BYTES,
@@ -405,11 +401,7 @@ impl Header {
     fn path(&self) -> Vec<u8> {
         let name = until_nul(&self.bytes[field::NAME]);
         let prefix = until_nul(&self.bytes[field::PREFIX]);
-        if self.bytes[field::MAGIC] == *b"ustar\0" && !prefix.is_empty() {
-            [prefix, name].join(&b'/')
-        } else {
-            name.to_vec()
-        }
+        if self.bytes[field::MAGIC] == *b"ustar\0" && !prefix.is_empty() { [prefix, name].join(&b'/') } else { name.to_vec() }
     }
 
     fn kind(&self, path: &[u8]) -> Result<Type, TarError> {
@@ -477,7 +469,7 @@ fn parse_number(bytes: &[u8]) -> Option<i64> {
 }
 
 fn pairs(numbers: &[u64], offset: u64) -> Result<Vec<Piece>, TarError> {
-    if numbers.len() % 2 != 0 || numbers.len() / 2 > MAX_SPARSE_PIECES {
+    if !numbers.len().is_multiple_of(2) || numbers.len() / 2 > MAX_SPARSE_PIECES {
         return Err(TarError::Sparse { offset });
     }
     Ok(numbers.chunks_exact(2).map(|pair| Piece { offset: pair[0], bytes: pair[1] }).collect())

@@ -1,6 +1,7 @@
 //! A container archive as `docker save` writes it, verified and flattened into one tree.
 
 mod archive;
+mod blob;
 mod config;
 mod error;
 mod flatten;
@@ -8,11 +9,12 @@ mod layer;
 mod pax;
 mod tree;
 mod user;
+mod write;
 
 use std::path::Path;
 
-pub use config::{ConfigError, ImageConfig};
 use coffer_manifest::User;
+pub use config::{ConfigError, ImageConfig};
 pub use error::ContainerError;
 pub use tree::{EntryKind, ExtraKind, ExtraPath};
 pub use user::UserError;
@@ -31,7 +33,7 @@ pub struct SpaceNeed {
 pub struct Container {
     config: ImageConfig,
     tree: tree::Tree,
-    layers: Vec<archive::Blob>,
+    layers: Vec<blob::Blob>,
 }
 
 impl Container {
@@ -106,6 +108,6 @@ impl Container {
     /// # Errors
     /// [`ContainerError`] where the archive cannot be read or the output not be written.
     pub fn write_tar(&self, out: impl std::io::Write) -> Result<(), ContainerError> {
-        flatten::write_tar(&self.tree, &self.layers, out)
+        write::write_tar(&self.tree, &self.layers, out)
     }
 }

@@ -84,11 +84,7 @@ pub fn check_global(body: &[u8], offset: u64) -> Result<(), TarError> {
     })
 }
 
-fn for_each_record(
-    mut body: &[u8],
-    offset: u64,
-    mut take: impl FnMut(&[u8], &[u8]) -> Result<(), TarError>,
-) -> Result<(), TarError> {
+fn for_each_record(mut body: &[u8], offset: u64, mut take: impl FnMut(&[u8], &[u8]) -> Result<(), TarError>) -> Result<(), TarError> {
     let malformed = TarError::PaxRecord { offset };
     while !body.is_empty() {
         let parts = || {

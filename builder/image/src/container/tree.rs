@@ -74,7 +74,14 @@ pub struct Meta {
     /// Unix seconds, as far as squashfs can hold them.
     pub mtime: u32,
     /// Sorted by name.
-    pub xattrs: Box<[(Box<[u8]>, Box<[u8]>)]>,
+    pub xattrs: Box<[Xattr]>,
+}
+
+/// An extended attribute.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Xattr {
+    pub name: Box<[u8]>,
+    pub value: Box<[u8]>,
 }
 
 /// Where a file's bytes are.
@@ -258,11 +265,7 @@ impl Tree {
             ExtraKind::Directory => EntryKind::Directory,
             ExtraKind::File => EntryKind::File,
         };
-        let refuse = |found: EntryKind| ContainerError::ExtraPath {
-            path: extra.path.clone(),
-            wanted: wanted.name(),
-            found: found.name(),
-        };
+        let refuse = |found: EntryKind| ContainerError::ExtraPath { path: extra.path.clone(), wanted: wanted.name(), found: found.name() };
         match self.find(extra.path.as_bytes()).map(|id| self.kind(id)) {
             Some(found) if found == wanted => return Ok(()),
             Some(EntryKind::DanglingSymlink) | None => {}

@@ -84,6 +84,7 @@ fn refuses_what_it_does_not_read() {
 }
 
 #[test]
+#[expect(clippy::single_range_in_vec_init, reason = "lists of ranges, some of one")]
 fn what_was_not_announced_is_refused() {
     let file = tempfile::tempfile().unwrap();
     let writer = Writer::create(&file, 1 << 20, &[0..10, 200_000..300_000]).unwrap();

@@ -234,8 +234,7 @@ pub fn listing(container: &Container) -> Vec<String> {
 /// Names of all files and directories below a directory.
 pub fn left_in(directory: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(directory).expect("reads the directory");
-    let mut names: Vec<String> =
-        entries.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned()).collect();
+    let mut names: Vec<String> = entries.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned()).collect();
     names.sort();
     names
 }
