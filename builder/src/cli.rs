@@ -58,6 +58,9 @@ enum Command {
         /// Where `launch_vm.sh --run-dir` put boot.log, if not `run` in the bundle
         #[arg(long, value_name = "DIR")]
         run_dir: Option<PathBuf>,
+        /// Print only what the workload wrote
+        #[arg(long, conflicts_with = "run_dir")]
+        workload: bool,
     },
 }
 
@@ -99,7 +102,8 @@ impl Cli {
             Command::Base(command) => Ok(base::run(ui, command)?),
             Command::Build(args) => Ok(build::run(ui, &args)?),
             Command::Inspect { bundle, json } => Ok(inspect::run(ui, &bundle, json)?),
-            Command::Logs { bundle, run_dir } => Ok(logs::run(ui, &bundle, run_dir.as_deref())?),
+            Command::Logs { bundle, workload: true, .. } => Ok(logs::workload(ui, &bundle)?),
+            Command::Logs { bundle, run_dir, .. } => Ok(logs::run(ui, &bundle, run_dir.as_deref())?),
         }
     }
 }

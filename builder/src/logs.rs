@@ -14,7 +14,8 @@ use crate::ui::Ui;
 const MAX_LOG_BYTES: u64 = 256 << 20;
 /// PID 1's own lines and the workload's output, at the root of `applog.qcow2`.
 const DISK: &str = "applog.qcow2";
-const DISK_LOGS: [&str; 2] = ["boot.log", "workload.log"];
+const DISK_LOGS: [&str; 2] = ["boot.log", WORKLOAD_LOG];
+const WORKLOAD_LOG: &str = "workload.log";
 
 /// The logs cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -71,16 +72,35 @@ pub fn run(ui: Ui, bundle: &Path, run_dir: Option<&Path>) -> Result<(), Failure>
     if logs.iter().all(|(_, bytes)| bytes.as_ref().is_none_or(Vec::is_empty)) {
         return Err(LogsError::Empty { path: bundle.to_owned() }.into());
     }
-    let terminal = std::io::stdout().is_terminal();
     for (name, bytes) in &logs {
         let Some(bytes) = bytes else { continue };
         ui.say(format_args!("==> {name} <=="));
-        ui.raw(&if terminal { harmless(bytes) } else { bytes.clone() });
-        if !bytes.is_empty() && !bytes.ends_with(b"\n") {
-            ui.raw(b"\n");
-        }
+        print(ui, bytes);
     }
     Ok(())
+}
+
+/// Prints the workload's log alone.
+///
+/// # Errors
+/// See [`LogsError`].
+pub fn workload(ui: Ui, bundle: &Path) -> Result<(), Failure> {
+    let disk = bundle.join(DISK);
+    refuse_running(&disk)?;
+    let found = read_files(&disk, &std::env::temp_dir(), &[WORKLOAD_LOG], MAX_LOG_BYTES);
+    let found = found.map_err(|source| LogsError::Disk { path: disk, source })?;
+    match found.into_iter().next().flatten() {
+        Some(bytes) => print(ui, &bytes),
+        None => return Err(LogsError::Empty { path: bundle.to_owned() }.into()),
+    }
+    Ok(())
+}
+
+fn print(ui: Ui, bytes: &[u8]) {
+    ui.raw(&if std::io::stdout().is_terminal() { harmless(bytes) } else { bytes.to_vec() });
+    if !bytes.is_empty() && !bytes.ends_with(b"\n") {
+        ui.raw(b"\n");
+    }
 }
 
 /// launch_vm.sh, and QEMU after it, hold a lock on the disk the guest writes.

@@ -47,11 +47,15 @@ fn console_and_disk_are_read() {
     assert!(output.status.success(), "{}", text(&output.stderr));
     assert_eq!(text(&output.stdout), "coffer-init: stage=config t=1.00\nflwr 1.19\n");
     assert!(text(&output.stderr).contains("==> applog.qcow2:workload.log <=="), "{}", text(&output.stderr));
+    let output = project.run(&["logs", "--workload", &bundle.display().to_string()]);
+    assert_eq!((text(&output.stdout), text(&output.stderr)), ("flwr 1.19\n".into(), "".into()));
     fs::create_dir(project.path("elsewhere")).expect("mkdir");
     fs::write(project.path("elsewhere/boot.log"), "another console\n").expect("writes");
     let output = project.run(&["-q", "logs", &bundle.display().to_string(), "--run-dir", "elsewhere"]);
     assert_eq!(text(&output.stdout), "another console\nflwr 1.19\n");
     assert_eq!(text(&output.stderr), "");
+    let output = project.run(&["logs", "--workload", &bundle.display().to_string()]);
+    assert_eq!((text(&output.stdout).as_str(), text(&output.stderr).as_str()), ("flwr 1.19\n", ""));
     fs::remove_file(bundle.join("run/boot.log")).expect("removes");
     let output = project.run(&["logs", &bundle.display().to_string()]);
     assert_eq!(text(&output.stdout), "coffer-init: power-off\nflwr 1.19\n");

@@ -22,7 +22,7 @@ step "3/7 a Flower SuperNode's container archive"
 step "4/7 a base: firmware, kernel, initrd (simulated: this machine need not have SEV-SNP)"
 rm -rf "$work" && mkdir -p "$work/kit"
 coffer-simulator init "$work/simulator"
-coffer base build --simulated --unlocked --init "$guest/coffer-init-simulated" --cache "$cache/base" -o "$work/base"
+coffer base build --simulated --unlocked --init "$guest/coffer-init-simulated" --cache "$cache/base" -o "$work/base" >"$work/launch-digests"
 
 step "5/7 the key service on loopback"
 coffer-attest init --dir "$work/service" --root-of-trust "simulated:$work/simulator/ark.pem" --tls-name attest.demo.test
@@ -42,7 +42,7 @@ step "7/7 the VM"
 bundle=$(echo "$work"/out/site-1/cvm_*)
 "$bundle/launch_vm.sh" --simulate --simulator-state "$work/simulator" --timeout 600
 step "what the container said, from inside its encrypted root"
-coffer logs "$bundle"
+coffer logs --workload "$bundle"
 
 step "where everything lies, and what to type next"
 cat <<END
@@ -51,5 +51,6 @@ enrollment  $work/out/enroll/site-1.json  (holds the keys: keep it)
 service     $work/service, log $work/service.log, CA $ca
   export PATH=$bin:\$PATH
   coffer inspect $bundle
+  coffer logs $bundle
   $bundle/launch_vm.sh --help
 END
