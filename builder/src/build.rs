@@ -11,7 +11,7 @@ mod staging;
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -23,7 +23,7 @@ use coffer_manifest::{
 use crate::cli::BuildArgs;
 use crate::failure::{Exit, Failure, Hint};
 use crate::fault::{Fault, SpecError};
-use crate::plan::{Plan, Project};
+use crate::plan::{ENROLL_DIR, Plan, Project};
 use crate::ui::Ui;
 use base_dir::BaseDir;
 use seal::Member;
@@ -118,7 +118,7 @@ pub fn run(ui: Ui, args: &BuildArgs) -> Result<(), Failure> {
     }
     space::check(&args.out, &base, &plans)?;
     staging::clean_up_on_signals()?;
-    let staging = Staging::new(&args.out)?;
+    let mut staging = Staging::new(&args.out)?;
     let mut built = Vec::new();
     for plan in &plans {
         for line in plan.not_enforced() {
@@ -126,10 +126,11 @@ pub fn run(ui: Ui, args: &BuildArgs) -> Result<(), Failure> {
         }
         built.push(build_site(ui, staging.path(), plan, &project, &base, args.supersedes)?);
     }
-    let moves = destinations(&args.out, staging.path(), &plans)?;
+    staging.add_dir(&args.out.join(ENROLL_DIR), 0o700)?;
+    let moves = destinations(&args.out, staging.path(), &plans);
     staging.publish(&moves)?;
     for site in &built {
-        site.say(ui, &args.out);
+        site.say(ui, &args.out, &project);
     }
     Ok(())
 }
@@ -157,7 +158,7 @@ fn read_plans(args: &BuildArgs) -> Result<Vec<Plan>, BuildError> {
 
 /// Where a site's directory and its enrollment go.
 fn targets(out: &Path, site: &str) -> (PathBuf, PathBuf) {
-    (out.join(site), out.join("enroll").join(format!("{site}.json")))
+    (out.join(site), out.join(ENROLL_DIR).join(format!("{site}.json")))
 }
 
 fn refuse_existing(out: &Path, plan: &Plan) -> Result<(), BuildError> {
@@ -170,21 +171,17 @@ fn refuse_existing(out: &Path, plan: &Plan) -> Result<(), BuildError> {
     Ok(())
 }
 
-/// The moves that end a build; makes `enroll/`.
-fn destinations(out: &Path, staging: &Path, plans: &[Plan]) -> Result<Vec<(PathBuf, PathBuf)>, BuildError> {
-    let enroll = out.join("enroll");
-    match fs::DirBuilder::new().mode(0o700).create(&enroll) {
-        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
-            return Err(BuildError::Write { path: enroll, source: error });
-        }
-        _ => {}
-    }
-    let moves = plans.iter().flat_map(|plan| {
-        let (dir, enrollment) = targets(out, plan.site.as_str());
-        let (built_dir, built_enrollment) = targets(staging, plan.site.as_str());
-        [(built_enrollment, enrollment), (built_dir, dir)]
-    });
-    Ok(moves.collect())
+/// The moves that end a build: enrollments first, so that no bundle is there without its keys.
+fn destinations(out: &Path, staging: &Path, plans: &[Plan]) -> Vec<(PathBuf, PathBuf)> {
+    let (enrollments, dirs): (Vec<_>, Vec<_>) = plans
+        .iter()
+        .map(|plan| {
+            let (dir, enrollment) = targets(out, plan.site.as_str());
+            let (built_dir, built_enrollment) = targets(staging, plan.site.as_str());
+            ((built_enrollment, enrollment), (built_dir, dir))
+        })
+        .unzip();
+    enrollments.into_iter().chain(dirs).collect()
 }
 
 /// What was built, for the words at the end.
@@ -227,7 +224,7 @@ fn build_site(
     write_file(&dir.join("README.txt"), script::readme(&config, &base.base, &host_data).as_bytes(), 0o644)?;
     ui.say(format_args!("{}: packing", plan.site));
     seal::seal(&dir, &site_dir.join(format!("{}.tgz", plan.site)), &members(plan), &config, host_data)?;
-    make_dir(&staging.join("enroll"), 0o700)?;
+    make_dir(&staging.join(ENROLL_DIR), 0o700)?;
     let secrets = Secrets { root: secret, kit: kit.map(|(key, _)| key) };
     let file = EnrollmentFile { record: record(&config, base, host_data, supersedes), secrets };
     write_file(&enrollment_file, &file.to_bytes().map_err(BuildError::Document)?, 0o600)?;
@@ -290,12 +287,13 @@ fn record(site: &SiteConfig, base: &BaseDir, host_data: HostData, supersedes: Op
 
 impl Built {
     /// The result on stdout, what to type next on stderr.
-    fn say(&self, ui: Ui, out: &Path) {
+    fn say(&self, ui: Ui, out: &Path, project: &Project) {
         let site = &self.site.site;
         let (dir, enrollment) = targets(out, site.as_str());
         let bundle = dir.join(&self.name);
         let simulated = matches!(self.site.root_of_trust, coffer_manifest::RootOfTrust::Simulated(_));
-        let simulate = if simulated { " --simulate --simulator-state DIR" } else { "" };
+        let state = project.simulator_state.as_deref().unwrap_or(Path::new("DIR")).display();
+        let simulate = if simulated { format!(" --simulate --simulator-state {state}") } else { String::new() };
         ui.result(format_args!("{}", bundle.display()));
         ui.result(format_args!("{}", dir.join(format!("{site}.tgz")).display()));
         ui.result(format_args!("{}", enrollment.display()));

@@ -36,6 +36,9 @@ const MAX_ENTRIES: usize = 256;
 /// Length of one argument or one environment value, in bytes.
 const MAX_TEXT: usize = 4096;
 
+/// Where `coffer build` puts enrollments, beside the sites' directories.
+pub const ENROLL_DIR: &str = "enroll";
+
 /// Seconds, where `cc_attestation` does not say: NVFLARE's default period, and half of it.
 const DEFAULT_FREQUENCY_S: u64 = 600;
 const DEFAULT_EXPIRATION_S: u64 = 300;
@@ -173,8 +176,20 @@ fn environment(source: &Source, spec: &SiteSpec) -> Result<(), SpecError> {
     Ok(())
 }
 
-/// `site:`, or what lies between `cc_` and `.yml`, `_local` left out.
+/// `site:`, or what lies between `cc_` and `.yml`, `_local` left out. Names a directory beside `enroll/`.
 fn site_name(source: &Source, given: Option<&Spanned<String>>) -> Result<SiteName, SpecError> {
+    let name = given_or_file_name(source, given)?;
+    if name.as_str() == ENROLL_DIR {
+        let error = format!("site `{name}` would lie where the enrollments go");
+        return Err(given.map_or_else(
+            || source.refuse_file("site", Fault::Name { error: error.clone() }),
+            |given| source.refuse(given, "site", Fault::Name { error: error.clone() }),
+        ));
+    }
+    Ok(name)
+}
+
+fn given_or_file_name(source: &Source, given: Option<&Spanned<String>>) -> Result<SiteName, SpecError> {
     if let Some(given) = given {
         let name = given.value.parse();
         return name.map_err(|error: coffer_manifest::NameError| source.refuse(given, "site", Fault::Name { error: error.to_string() }));

@@ -350,8 +350,32 @@ fn a_cancelled_build_leaves_nothing() {
         assert_eq!(output.status.code(), Some(code), "{}", text(&output.stderr));
         assert!(text(&output.stderr).ends_with("nothing was left behind\n"), "{}", text(&output.stderr));
         assert_eq!(files_below(&project.path("")), before, "{signal}");
-        assert!(!project.path("deep/out").exists(), "{signal}");
+        assert!(!project.path("deep").exists(), "{signal}");
     }
+}
+
+#[test]
+fn a_failed_build_removes_only_what_it_made() {
+    let project = Project::new();
+    fs::write(project.path("app.tar"), "not a tar").expect("writes");
+    fs::create_dir(project.path("out")).expect("mkdir");
+    let output = project.run(&["build", "--base", "base", "-o", "out", "cc_site-1.yml"]);
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output.stderr));
+    assert!(names(&project.path("out")).is_empty());
+}
+
+#[test]
+fn space_is_checked_before_anything_is_written() {
+    let project = Project::new();
+    fs::write(project.path("app.tar"), [0x1f, 0x8b]).expect("gzip's magic");
+    let sparse = fs::OpenOptions::new().write(true).open(project.path("app.tar")).expect("opens");
+    sparse.set_len(4 << 40).expect("four sparse tebibytes");
+    let output = project.run(&["build", "--base", "base", "-o", "out", "cc_site-1.yml"]);
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains(" bytes free, this build needs about "), "{said}");
+    assert!(said.contains("\ncoffer: hint: free some space there"), "{said}");
+    assert!(!project.path("out").exists());
 }
 
 #[test]

@@ -115,6 +115,10 @@ fn the_real_qemu_accepts_the_production_argv() {
         println!("skipped: QEMU reaches the SNP check only where /dev/kvm exists");
         return;
     }
+    if fs::read_to_string("/sys/module/kvm_amd/parameters/sev_snp").is_ok_and(|value| value.trim() == "Y") {
+        println!("skipped: this host has SEV-SNP, QEMU would start the VM");
+        return;
+    }
     let project = Project::new();
     with_ports(&project);
     let bundle = project.build();
@@ -183,6 +187,31 @@ fn wrong_options_exit_1_with_one_line() {
     let (code, _, said) = output(&mut launch(&bundle, &[]));
     assert_eq!((code, said.lines().count()), (1, 1), "{said}");
     assert!(said.contains("it runs only with --simulate"), "{said}");
+}
+
+#[test]
+fn production_needs_a_newer_qemu_than_simulation() {
+    let project = Project::new();
+    let bundle = project.build();
+    fake_qemu(&project, &Guest { version: "9.1.3", ..GUEST });
+    let qemu = project.path("qemu").display().to_string();
+    let (code, _, said) = output(&mut launch(&bundle, &["--check", "--qemu", &qemu]));
+    assert_eq!(code, 1);
+    assert!(said.contains("is version 9.1, expected 9.2 or newer"), "{said}");
+}
+
+/// Options of QEMU separate values by commas; a path may hold any.
+#[test]
+fn odd_paths_stay_whole() {
+    let project = Project::new();
+    let bundle = project.build();
+    let odd = project.path("we,ird \"di'r");
+    fs::rename(&bundle, &odd).expect("renames");
+    let (code, argv, said) = output(&mut launch(&odd, &["--dry-run", "--cbitpos", "51"]));
+    assert_eq!(code, 0, "{said}");
+    let doubled = odd.canonicalize().expect("there").display().to_string().replace(',', ",,");
+    assert!(argv.contains(&format!("file.filename={doubled}/crypt_root.qcow2\n")), "{argv}");
+    assert!(argv.contains(&format!("-kernel\n{}/vmlinuz\n", odd.canonicalize().expect("there").display())), "{argv}");
 }
 
 #[test]

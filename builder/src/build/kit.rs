@@ -19,7 +19,8 @@ use crate::plan::{Kit, sorted};
 /// # Errors
 /// [`BuildError::Read`] for a file that cannot be read, or that changed its kind since the plan was made.
 pub fn pack(kit: &Kit, user: &User) -> Result<Zeroizing<Vec<u8>>, BuildError> {
-    let mut tar = Builder::new(Vec::new());
+    // Large enough from the start: a buffer that grows leaves copies of what it held.
+    let mut tar = Builder::new(Vec::with_capacity(usize::try_from(kit.tar_bytes).unwrap_or(0)));
     for (target, dir) in &kit.dirs {
         let name = PathBuf::from(target.trim_start_matches('/'));
         add_dir(&mut tar, &name, dir, user)?;

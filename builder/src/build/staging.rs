@@ -12,8 +12,8 @@ use signal_hook::iterator::Signals;
 
 use super::BuildError;
 
-/// What a signal has to remove. Held while results are moved into place, so that a signal sees all of them or none.
-static UNFINISHED: Mutex<Option<PathBuf>> = Mutex::new(None);
+/// What a signal has to remove: the directories this build made, outermost first, the private one last. Held while results are moved into place, so that a signal sees all of them or none.
+static UNFINISHED: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
 /// How often a removal is tried again when a child still writes into the directory.
 const REMOVAL_TRIES: u32 = 50;
@@ -21,8 +21,6 @@ const REMOVAL_TRIES: u32 = 50;
 /// A directory that exists only until the build ends.
 pub struct Staging {
     dir: PathBuf,
-    /// The destination's directories that this build made, outermost first.
-    made: Vec<PathBuf>,
 }
 
 impl Staging {
@@ -31,14 +29,27 @@ impl Staging {
     /// # Errors
     /// [`BuildError::Write`].
     pub fn new(out: &Path) -> Result<Self, BuildError> {
-        let made = make_all(out).map_err(|source| BuildError::Write { path: out.to_owned(), source })?;
         let name = data_encoding::HEXLOWER.encode(&super::random::<8>()?);
-        let staging = Self { dir: out.join(format!(".coffer-build-{name}")), made };
+        let dir = out.join(format!(".coffer-build-{name}"));
         let mut unfinished = lock();
-        DirBuilder::new().mode(0o700).create(&staging.dir).map_err(|source| BuildError::Write { path: staging.dir.clone(), source })?;
-        *unfinished = Some(staging.dir.clone());
+        let made = make_all(&dir, 0o700, &mut unfinished);
         drop(unfinished);
+        let staging = Self { dir };
+        made.map_err(|source| BuildError::Write { path: staging.dir.clone(), source })?;
         Ok(staging)
+    }
+
+    /// Makes a directory of the destination, unless it is there; it goes away again if the build fails.
+    ///
+    /// # Errors
+    /// [`BuildError::Write`].
+    pub fn add_dir(&mut self, dir: &Path, mode: u32) -> Result<(), BuildError> {
+        let mut unfinished = lock();
+        let at = unfinished.len().saturating_sub(1);
+        let mut made = Vec::new();
+        let result = make_all(dir, mode, &mut made);
+        unfinished.splice(at..at, made);
+        result.map_err(|source| BuildError::Write { path: dir.to_owned(), source })
     }
 
     /// The directory.
@@ -50,7 +61,7 @@ impl Staging {
     ///
     /// # Errors
     /// [`BuildError::Write`] naming the destination; what had been moved is back.
-    pub fn publish(mut self, moves: &[(PathBuf, PathBuf)]) -> Result<(), BuildError> {
+    pub fn publish(self, moves: &[(PathBuf, PathBuf)]) -> Result<(), BuildError> {
         let mut unfinished = lock();
         let mut done: Vec<&(PathBuf, PathBuf)> = Vec::new();
         for step in moves {
@@ -62,9 +73,7 @@ impl Staging {
             }
             done.push(step);
         }
-        self.made.clear();
-        drop(fs::remove_dir_all(&self.dir));
-        *unfinished = None;
+        unfinished.clear();
         Ok(())
     }
 }
@@ -72,11 +81,14 @@ impl Staging {
 impl Drop for Staging {
     fn drop(&mut self) {
         remove(&self.dir);
-        for dir in self.made.iter().rev() {
-            // Fails where something else has been put there since, which is right.
-            drop(fs::remove_dir(dir));
-        }
-        *lock() = None;
+        remove_made(&mut lock());
+    }
+}
+
+/// Removes directories, innermost first. One that something else has been put into stays, which is right.
+fn remove_made(made: &mut Vec<PathBuf>) {
+    while let Some(dir) = made.pop() {
+        drop(fs::remove_dir(dir));
     }
 }
 
@@ -89,13 +101,11 @@ pub fn clean_up_on_signals() -> Result<(), BuildError> {
     std::thread::spawn(move || {
         if let Some(signal) = signals.forever().next() {
             // Never released: no result may be moved into place any more.
-            let unfinished = lock();
-            if let Some(dir) = unfinished.as_ref() {
-                remove(dir);
-                if let Some(out) = dir.parent() {
-                    drop(fs::remove_dir(out));
-                }
+            let mut unfinished = lock();
+            if let Some(private) = unfinished.last() {
+                remove(private);
             }
+            remove_made(&mut unfinished);
             eprintln!("coffer: cancelled by signal {signal}; nothing was left behind");
             std::process::exit(128 + signal);
         }
@@ -103,7 +113,7 @@ pub fn clean_up_on_signals() -> Result<(), BuildError> {
     Ok(())
 }
 
-fn lock() -> MutexGuard<'static, Option<PathBuf>> {
+fn lock() -> MutexGuard<'static, Vec<PathBuf>> {
     UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -125,13 +135,13 @@ fn remove(dir: &Path) {
     }
 }
 
-/// Makes a directory and its parents; the ones that did not exist, outermost first.
-fn make_all(dir: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut made = Vec::new();
+/// Makes a directory, with `mode`, and its parents; those that did not exist are added to `made`, outermost first.
+fn make_all(dir: &Path, mode: u32, made: &mut Vec<PathBuf>) -> io::Result<()> {
     let missing: Vec<&Path> = dir.ancestors().take_while(|dir| !dir.as_os_str().is_empty() && !dir.exists()).collect();
-    for dir in missing.into_iter().rev() {
-        fs::create_dir(dir)?;
-        made.push(dir.to_owned());
+    for missing in missing.into_iter().rev() {
+        let mode = if missing == dir { mode } else { 0o755 };
+        DirBuilder::new().mode(mode).create(missing)?;
+        made.push(missing.to_owned());
     }
-    Ok(made)
+    Ok(())
 }

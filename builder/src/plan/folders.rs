@@ -16,6 +16,9 @@ pub const MAX_KIT_BYTES: u64 = 64 << 20;
 /// What every tar entry costs beside its contents: header, padding, and a second header for a long name.
 const TAR_ENTRY_BYTES: u64 = 3 * 512;
 
+/// The two empty blocks at the end of a tar, and the entries of the kits' own directories.
+const TAR_END_BYTES: u64 = 64 * 1024;
+
 /// Where the guest mounts something of its own.
 const TAKEN: [&str; 9] = ["/proc", "/sys", "/dev", "/run", "/tmp", "/applog", "/user_config", "/user_data", "/etc/hosts"];
 
@@ -33,6 +36,8 @@ pub struct Folder {
 pub struct Kit {
     /// Absolute path in the container → directory here; no path lies in another.
     pub dirs: BTreeMap<String, PathBuf>,
+    /// At most what its tar takes, in bytes.
+    pub tar_bytes: u64,
 }
 
 /// Names that only private keys have, and endings of files that hold them in binary.
@@ -89,7 +94,7 @@ pub fn kit(source: &Source, given: &BTreeMap<String, Spanned<String>>) -> Result
         }
         dirs.insert(target.clone(), dir);
     }
-    Ok((!dirs.is_empty()).then_some(Kit { dirs }))
+    Ok((!dirs.is_empty()).then_some(Kit { dirs, tar_bytes: total + TAR_END_BYTES }))
 }
 
 fn within(path: &str, outer: &str) -> bool {

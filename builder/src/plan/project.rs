@@ -27,6 +27,8 @@ pub struct Project {
     pub key_service: KeyService,
     /// What signs their evidence.
     pub root_of_trust: RootOfTrust,
+    /// The directory of `simulator_ark`, with a simulated base: what `launch_vm.sh --simulator-state` wants here.
+    pub simulator_state: Option<PathBuf>,
 }
 
 impl Project {
@@ -43,7 +45,9 @@ impl Project {
             .parse()
             .map_err(|error: coffer_manifest::NameError| source.refuse(&spec.name, "name", Fault::Name { error: error.to_string() }))?;
         let root_of_trust = root_of_trust(&source, spec.simulator_ark.as_ref(), base)?;
-        Ok(Self { name, key_service: key_service(&source, &spec.key_service)?, root_of_trust })
+        let ark = spec.simulator_ark.as_ref().map(|ark| source.path(ark, "simulator_ark")).transpose()?;
+        let simulator_state = ark.and_then(|ark| ark.parent().map(Path::to_owned));
+        Ok(Self { name, key_service: key_service(&source, &spec.key_service)?, root_of_trust, simulator_state })
     }
 }
 
