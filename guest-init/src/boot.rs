@@ -4,7 +4,6 @@ use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::panic;
 
-use coffer_manifest::{DocumentError, SiteConfig};
 use rustix::system::{RebootCommand, reboot};
 
 use crate::button::PowerButton;
@@ -122,11 +121,6 @@ fn boot<P: Platform>() -> Result<(), Failure> {
     let end = workload::supervise(&site, root, &mut network, button).at(Stage::Workload)?;
     console::line(&format!("workload {end}"));
     Ok(())
-}
-
-/// The canonical bytes of the site config, for a helper.
-pub(crate) fn site_bytes(site: &SiteConfig) -> Result<Vec<u8>, DocumentError> {
-    site.to_bytes()
 }
 
 fn power_off_on_panic() {

@@ -28,7 +28,6 @@ use rustix::io::Errno;
 
 use self::log::Log;
 use self::message::{Inbox, Message, MessageError};
-use crate::boot::site_bytes;
 use crate::button::PowerButton;
 use crate::console::{self, Stage};
 use crate::network::Network;
@@ -202,7 +201,7 @@ fn os_str(role: &[u8]) -> &std::ffi::OsStr {
 
 /// Hands the site config to a helper: u32 length, little-endian, then its canonical bytes.
 fn send_site(mut to: &UnixStream, site: &SiteConfig) -> Result<(), WorkloadError> {
-    let bytes = site_bytes(site)?;
+    let bytes = site.to_bytes()?;
     let length = (bytes.len() as u32).to_le_bytes();
     to.write_all(&[&length[..], &bytes].concat()).map_err(doing("hand over the site config"))
 }
