@@ -227,6 +227,11 @@ fn hostile_layers() -> Vec<(&'static str, Vec<u8>, &'static str)> {
         ),
         ("acl", tar().pax(&[("SCHILY.xattr.system.posix_acl_access", b"\x02")]).file("f", b"").end(), "cannot hold"),
         ("attribute too long", tar().pax(&[("SCHILY.xattr.user.x", &[0; 65536])]).file("f", b"").end(), "value 65536 of at most 65535"),
+        (
+            "attributes too large together",
+            tar().pax(&[("SCHILY.xattr.user.a", &[0; 30_000]), ("SCHILY.xattr.user.b", &[0; 30_000])]).file("f", b"").end(),
+            "bytes of attributes, at most 57344",
+        ),
         ("unknown type", tar().entry("x", Header::new(b'V'), b"").end(), "unknown type `V`"),
         ("cut off", cut, "cut off after byte 512"),
         ("checksum", flipped, "wrong checksum"),

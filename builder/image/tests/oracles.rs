@@ -36,7 +36,7 @@ fn image() -> Image {
         .entry("./", owned(b'5', 0o751, 0, 0), b"")
         .pax(&[("SCHILY.xattr.security.capability", CAPABILITY), ("SCHILY.xattr.user.note", b"line\n\0=end")])
         .entry("bin/ping", owned(b'0', 0o4755, 0, 0), b"ping")
-        .pax(&[("SCHILY.xattr.user.dir", b"1")])
+        .pax(&[("SCHILY.xattr.user.dir", b"1"), ("SCHILY.xattr.user.large", &[b'x'; 50_000])])
         .entry("home", owned(b'5', 0o2775, 1000, 1001), b"")
         .entry("home/secret", owned(b'0', 0o600, 1000, 1001), b"mine")
         .pax(&[("uid", b"3000000000"), ("gid", b"70000"), ("mtime", b"4000000000.5")])
@@ -216,13 +216,33 @@ fn the_kernel_mounts_the_tree_the_layers_make() {
     assert_eq!(std::fs::read(tree.join(&"p/".repeat(200)[..399])).expect("reads the deepest"), b"deep");
 
     let xattr = |path: &str, name: &str| {
-        let mut value = [0; 256];
+        let mut value = [0; 65536];
         rustix::fs::lgetxattr(tree.join(path), name, &mut value).map(|bytes| value[..bytes].to_vec())
     };
     assert_eq!(xattr("bin/ping", "security.capability").expect("survives"), CAPABILITY);
     assert_eq!(xattr("bin/ping", "user.note").expect("survives"), b"line\n\0=end");
     assert_eq!(xattr("home", "user.dir").expect("survives"), b"1");
+    assert_eq!(xattr("home", "user.large").expect("survives").len(), 50_000);
     assert!(xattr("home/secret", "user.dir").is_err());
+}
+
+/// Holes of any size cost nothing but time.
+#[test]
+fn a_file_of_nine_gib_arrives_whole() {
+    if std::env::var_os("COFFER_LONG").is_none() {
+        println!("skipped: a file of 9 GiB, set COFFER_LONG=1");
+        return;
+    }
+    let secret = RootSecret::new([0xa5; 32]);
+    let sparse = Tar::default().pax(&[("GNU.sparse.size", b"9663676416"), ("GNU.sparse.map", b"0,1,9663676415,1")]).file("nine", b"az");
+    let built = build(&Image::new([sparse]).open().expect("opens"), &secret, None);
+    let plain = decrypted(&built, &raw(&built), &secret);
+    let Some(tree) = Mounted::new(&plain, built.directory.path()) else { return };
+    let nine = File::open(tree.0.join("nine")).expect("opens");
+    assert_eq!(nine.metadata().expect("is there").len(), 9 << 30);
+    let mut last = [0; 4096];
+    nine.read_exact_at(&mut last, (9 << 30) - 4096).expect("reads");
+    assert_eq!((last[4095], last[..4095].iter().any(|byte| *byte != 0)), (b'z', false));
 }
 
 /// A squashfs image mounted, or unpacked where there is no loop device.

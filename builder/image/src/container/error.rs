@@ -242,6 +242,14 @@ pub enum XattrProblem {
     /// The guest's overlay would obey it.
     #[error("would steer the overlay in the guest")]
     Overlay,
+    /// More, together with the file's others, than the root file system's maker reads.
+    #[error("makes {got} bytes of attributes, at most {limit} are possible")]
+    TooMany {
+        /// Bytes so far.
+        got: usize,
+        /// The limit in bytes.
+        limit: usize,
+    },
     /// Longer than Linux allows.
     #[error("is too long: name {name} bytes of at most 255, value {value} of at most 65535")]
     TooLong {

@@ -22,6 +22,10 @@ const OVERLAY: [&[u8]; 2] = [b"trusted.overlay.", b"user.overlay."];
 /// XATTR_NAME_MAX; and one byte less than XATTR_SIZE_MAX, which is the most squashfs' 16-bit size can say.
 const MAX_XATTR_NAME: usize = 255;
 const MAX_XATTR_VALUE: usize = 65535;
+/// All attributes of a file together: tar2sqfs reads extended headers of 64 KiB, of which path and target may take 8.
+const MAX_XATTRS_BYTES: usize = 56 * 1024;
+/// What a record of an extended header has besides name and value, at most.
+const XATTR_OVERHEAD: usize = 32;
 /// Largest device numbers of Linux' 12- and 20-bit fields.
 const MAX_DEVICE: (u64, u64) = (4095, 1_048_575);
 
@@ -150,7 +154,7 @@ fn checked_components(path: &[u8]) -> Result<Vec<&[u8]>, PathProblem> {
 }
 
 fn decide_meta(layer: usize, entry: &Entry) -> Result<Meta, ContainerError> {
-    let mut xattrs = Vec::with_capacity(entry.xattrs.len());
+    let (mut xattrs, mut total) = (Vec::with_capacity(entry.xattrs.len()), 0);
     for (name, value) in &entry.xattrs {
         let refuse = |problem| ContainerError::Xattr { layer, path: text(&entry.path), name: text(name), problem };
         if name.len() > MAX_XATTR_NAME || value.len() > MAX_XATTR_VALUE {
@@ -161,6 +165,10 @@ fn decide_meta(layer: usize, entry: &Entry) -> Result<Meta, ContainerError> {
         }
         if !NAMESPACES.iter().any(|prefix| name.starts_with(prefix) && name.len() > prefix.len()) || name.contains(&0) {
             return Err(refuse(XattrProblem::Namespace));
+        }
+        total += name.len() + value.len() + XATTR_OVERHEAD;
+        if total > MAX_XATTRS_BYTES {
+            return Err(refuse(XattrProblem::TooMany { got: total, limit: MAX_XATTRS_BYTES }));
         }
         xattrs.push(Xattr { name: name.as_slice().into(), value: value.as_slice().into() });
     }
