@@ -52,5 +52,6 @@ service     $work/service, log $work/service.log, CA $ca
   export PATH=$bin:\$PATH
   coffer inspect $bundle
   coffer logs $bundle
-  $bundle/launch_vm.sh --help
+  coffer-attest serve --dir $work/service --listen 127.0.0.1:8999 &      # stopped now; then start the site again:
+  $bundle/launch_vm.sh --simulate --simulator-state $work/simulator
 END
