@@ -121,3 +121,64 @@ fn digest(mut from: impl Read) -> std::io::Result<Found> {
         size += read as u64;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use proptest::prelude::{any, prop_assert, proptest};
+
+    use super::*;
+
+    fn read(bytes: &[u8]) -> Result<Contents, InspectError> {
+        let mut file = tempfile::NamedTempFile::new().expect("temporary file");
+        file.write_all(bytes).expect("writes");
+        Contents::read(file.path())
+    }
+
+    fn gzip(bytes: &[u8]) -> Vec<u8> {
+        let mut out = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::none());
+        out.write_all(bytes).expect("memory");
+        out.finish().expect("memory")
+    }
+
+    /// A bundle's archive, as far as this reader cares.
+    fn good() -> Vec<u8> {
+        let mut tar = tar::Builder::new(Vec::new());
+        for name in ["cvm_0123456789ab/site.json", "cvm_0123456789ab/vmlinuz"] {
+            let mut header = tar::Header::new_gnu();
+            header.set_mode(0o644);
+            header.set_size(3);
+            tar.append_data(&mut header, name, &b"abc"[..]).expect("memory");
+        }
+        tar.into_inner().expect("memory")
+    }
+
+    #[test]
+    fn a_good_archive_is_read() {
+        let contents = read(&gzip(&good())).expect("reads");
+        assert_eq!(contents.name, "cvm_0123456789ab");
+        assert_eq!(contents.files["vmlinuz"].size, 3);
+        assert_eq!(contents.files["vmlinuz"].sha256, Sha256Digest::of(b"abc"));
+    }
+
+    proptest! {
+        #[test]
+        fn reading_is_total(bytes: Vec<u8>) {
+            drop(read(&bytes));
+            drop(read(&gzip(&bytes)));
+        }
+
+        /// Whatever byte of the tar is changed: an error, or files of one directory.
+        #[test]
+        fn changed_archives_are_read_or_refused(at in any::<proptest::sample::Index>(), byte: u8) {
+            let mut tar = good();
+            let at = at.index(tar.len());
+            tar[at] = byte;
+            if let Ok(contents) = read(&gzip(&tar)) {
+                prop_assert!(contents.files.len() <= 2);
+                prop_assert!(contents.files.keys().all(|name| !name.contains('/') && name != ".."));
+            }
+        }
+    }
+}
