@@ -9,6 +9,9 @@ use coffer_protocol::{ErrorInformation, ErrorKind, Refusal};
 
 use crate::kek::random;
 
+/// The longest reason logged. The longest of our own, two REPORT_DATA values, has some 300 characters.
+const MAX_LOGGED_CHARS: usize = 600;
+
 /// The id that connects what a peer was told with what the log says: 16 hexadecimal digits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RefusalId(String);
@@ -64,7 +67,7 @@ impl Problem {
     /// The same under an id that exists already.
     #[must_use]
     pub fn with_id(status: StatusCode, kind: ErrorKind, code: &str, id: RefusalId, why: &dyn fmt::Display) -> Self {
-        tracing::warn!(%id, code, status = status.as_u16(), "refused: {why}");
+        tracing::warn!(%id, code, status = status.as_u16(), "refused: {}", one_line(why));
         Self { status, kind, code: code.to_owned(), id, told: None }
     }
 
@@ -78,7 +81,7 @@ impl Problem {
     #[must_use]
     pub fn internal(why: &dyn fmt::Display) -> Self {
         let id = RefusalId::new();
-        tracing::error!(%id, "internal error: {why}");
+        tracing::error!(%id, "internal error: {}", one_line(why));
         Self {
             status: StatusCode::INTERNAL_SERVER_ERROR,
             kind: ErrorKind::PluginInternalError,
@@ -101,6 +104,23 @@ impl Problem {
         }
         body
     }
+}
+
+/// A reason as one bounded line: parsers' errors quote what strangers sent, which must not write log lines of its own.
+fn one_line(why: &dyn fmt::Display) -> String {
+    let text = why.to_string();
+    let mut line = String::new();
+    for c in text.chars().take(MAX_LOGGED_CHARS) {
+        if c == ' ' || c.is_ascii_graphic() || (!c.is_ascii() && c.is_alphanumeric()) {
+            line.push(c);
+        } else {
+            line.extend(c.escape_default());
+        }
+    }
+    if text.chars().nth(MAX_LOGGED_CHARS).is_some() {
+        line.push('…');
+    }
+    line
 }
 
 impl IntoResponse for Problem {
@@ -126,6 +146,9 @@ mod tests {
         assert_eq!(hidden.id.as_str().len(), 16);
         let told = Problem::told(StatusCode::CONFLICT, ErrorKind::PolicyDeny, "name_taken", &"site `a/b` is enrolled");
         assert_eq!(told.information().detail, "name_taken: site `a/b` is enrolled");
+        assert_eq!(one_line(&"nonce A+/= of `é` expected"), "nonce A+/= of `é` expected");
+        assert_eq!(one_line(&"a\nERROR b\u{1b}[2J\u{2028}"), "a\\nERROR b\\u{1b}[2J\\u{2028}");
+        assert_eq!(one_line(&"x".repeat(100_000)), format!("{}…", "x".repeat(MAX_LOGGED_CHARS)));
         assert_eq!(hidden.into_response().headers()[CONTENT_TYPE], "application/problem+json");
     }
 }

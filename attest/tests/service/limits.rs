@@ -76,6 +76,26 @@ fn a_source_that_asks_too_often_is_put_off() {
     assert!(!service.log().contains("rate_limited"), "a flood fills the log");
 }
 
+/// Parsers quote what they could not read; a stranger's words must neither look like the service's nor fill its disk.
+#[test]
+fn a_stranger_writes_no_log_lines_and_no_long_ones() {
+    let service = Service::simulated();
+    let client = service.client();
+    let long = "m".repeat(7000);
+    for (body, code) in [
+        (r#"{"version":"0.4.0","tee":"x`\n2026-01-01T00:00:00Z  INFO released id=0","extra-params":""}"#.to_owned(), "tee"),
+        (r#"{"version":"\u001b[2J\r\nforged","tee":"snp","extra-params":""}"#.to_owned(), "protocol_version"),
+        (format!(r#"{{"version":"0.4.0","tee":"snp","extra-params":"","{long}":1}}"#), "malformed"),
+    ] {
+        client.post("/kbs/v0/auth", None, body.as_bytes()).expect_refusal(400, code);
+    }
+    let log = service.log();
+    assert!(log.contains(r"x`\n2026"), "{log}");
+    assert!(!log.lines().any(|line| line.contains("forged") && !line.contains("refused: ")), "{log}");
+    assert!(!log.lines().any(|line| line.starts_with("2026-01-01T00:00:00Z") || line.contains('\u{1b}')), "{log}");
+    assert!(log.lines().all(|line| line.len() < 1000), "{log}");
+}
+
 #[test]
 fn a_connection_more_than_allowed_waits_for_another_to_end() {
     let service = Service::edited("connections = 1024", "connections = 1");
