@@ -26,7 +26,8 @@ use coffer_evidence::SnpEvidence;
 /// Appraises evidence, rule by rule, in this fixed order. The first broken rule is the answer.
 ///
 /// The signature is checked over the bytes received, or over those rebuilt from stock wire JSON. Before the `signature` rule has
-/// passed, nothing in a rejection is authentic: [`Reject::is_authenticated`] tells which side of it a rejection is on.
+/// passed, nothing in a rejection is authentic, and before `report_data` has, anybody may be repeating it:
+/// [`Reject::is_authenticated`] tells which side of both a rejection is on.
 ///
 /// # Errors
 /// One [`Reject`] variant per rule, with both values.

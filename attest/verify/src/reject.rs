@@ -204,13 +204,14 @@ impl Reject {
         }
     }
 
-    /// Whether the report's signature had verified: only then may a refusal be held against a site or enter its audit log.
+    /// Whether the guest that the report describes has spoken in this very handshake: the signature had verified and REPORT_DATA
+    /// had answered the challenge. Only then may a refusal be held against a site or enter its audit log: a genuine report over
+    /// another challenge is a copy, and reports lie in public repositories.
     #[must_use]
     pub const fn is_authenticated(&self) -> bool {
         matches!(
             self,
-            Self::ReportData { .. }
-                | Self::Vmpl { .. }
+            Self::Vmpl { .. }
                 | Self::DebugPolicy { .. }
                 | Self::MigrationPolicy { .. }
                 | Self::NoTcbFloor { .. }

@@ -279,7 +279,8 @@ fn one_wrong_thing_breaks_exactly_its_rule() {
         let verdict = scene.verdict();
         assert_eq!(code(&verdict), *rule, "{what}: {verdict:?}");
         let Err(reject) = verdict else { panic!("{what} was accepted") };
-        let first_authentic = CASES.iter().position(|(rule, ..)| *rule == "report_data");
+        // The rule after `report_data`: until that has passed, anybody may be repeating somebody's report.
+        let first_authentic = CASES.iter().position(|(rule, ..)| *rule == "vmpl");
         let position = CASES.iter().position(|(other, ..)| other == rule);
         assert_eq!(reject.is_authenticated(), position >= first_authentic, "{what}");
         assert!(!reject.to_string().is_empty());
