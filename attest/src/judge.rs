@@ -233,14 +233,18 @@ fn policy_record(site: &Site) -> Record {
 
 /// A revoked record looks to the verifier like none; the audit log and the peer are told which it was.
 fn refused(reject: &Reject, site: Option<&Site>) -> Refused {
-    let authenticated = reject.is_authenticated();
-    if let (Reject::HostData { .. }, Some(Site { standing: Standing::Revoked { revoked_at, revoked_by, revoked_why }, .. })) =
-        (reject, site)
-    {
-        let detail = format!("site was revoked at {revoked_at} by `{revoked_by}`: {revoked_why}");
-        return Refused { code: "revoked", detail, authenticated };
+    if let (Reject::HostData { .. }, Some(revoked)) = (reject, site.and_then(revoked)) {
+        return revoked;
     }
-    Refused { code: reject.code(), detail: chain(reject), authenticated }
+    Refused { code: reject.code(), detail: chain(reject), authenticated: reject.is_authenticated() }
+}
+
+/// The refusal of a revoked record; none if it still stands.
+#[must_use]
+pub fn revoked(site: &Site) -> Option<Refused> {
+    let Standing::Revoked { revoked_at, revoked_by, revoked_why } = &site.standing else { return None };
+    let detail = format!("site was revoked at {revoked_at} by `{revoked_by}`: {revoked_why}");
+    Some(Refused { code: "revoked", detail, authenticated: true })
 }
 
 /// An error and what it came from, in one line.

@@ -15,7 +15,7 @@ use super::extract::{Body, Nothing, Signed};
 use super::problem::Problem;
 use super::{Service, blocking};
 use crate::clock::unix_now;
-use crate::store::{EnrollError, Entry, RevokeError, Scope, Site};
+use crate::store::{Admin, EnrollError, Entry, Event, RevokeError, Scope, Site, Subject};
 
 /// Decisions that `site show` gets.
 const SHOWN_DECISIONS: u32 = 50;
@@ -88,10 +88,11 @@ pub async fn enroll(State(service): State<Arc<Service>>, signed: Signed<EnrollBo
     signed.require(Scope::Enroll)?;
     let Signed { admin, body } = signed;
     blocking(&service, move |service| {
+        let record = &body.file.record;
         let enrolled = service.store().enroll(&body.file, body.accept_aml_risk, &admin.name, unix_now());
         enrolled.map_err(|e| match e {
             EnrollError::Store(e) => Problem::internal(&e),
-            e => Problem::told(StatusCode::CONFLICT, ErrorKind::PolicyDeny, e.code(), &e),
+            e => refuse_change(service, &admin, e.code(), &e, (&record.project, &record.site, Some(record.host_data))),
         })?;
         let record = body.file.record;
         tracing::info!(by = %admin.name, project = %record.project, site = %record.site, host_data = %record.host_data, "enrolled");
@@ -140,12 +141,28 @@ pub async fn revoke(
         let revoked = service.store().revoke(&project, &site, body.host_data, &admin.name, &body.reason, unix_now());
         let host_data = revoked.map_err(|e| match e {
             RevokeError::Store(e) => Problem::internal(&e),
-            e => Problem::told(StatusCode::CONFLICT, ErrorKind::PolicyDeny, "not_active", &e),
+            e => refuse_change(service, &admin, "not_active", &e, (&project, &site, body.host_data)),
         })?;
         tracing::info!(by = %admin.name, %project, %site, %host_data, "revoked");
         Ok(Json(Changed { project, site, host_data }))
     })
     .await
+}
+
+/// A change that an admin may ask for and does not get, such as a name taken from another: recorded like any authenticated refusal.
+fn refuse_change(
+    service: &Service,
+    admin: &Admin,
+    code: &str,
+    why: &dyn std::fmt::Display,
+    (project, site, host_data): (&ProjectName, &SiteName, Option<HostData>),
+) -> Problem {
+    let subject = Subject { project: Some(project.clone()), site: Some(site.clone()), host_data };
+    let entry = Entry::new(unix_now(), Event::Refuse, &admin.name, code, why.to_string(), subject);
+    match service.store().record(entry) {
+        Ok(()) => Problem::told(StatusCode::CONFLICT, ErrorKind::PolicyDeny, code, why),
+        Err(error) => Problem::internal(&error),
+    }
 }
 
 fn site_name((project, site): (String, String)) -> Result<(ProjectName, SiteName), Problem> {

@@ -15,7 +15,7 @@ use super::extract::{Typed, session_cookie};
 use super::problem::{Problem, RefusalId};
 use super::{Service, blocking};
 use crate::clock::unix_now;
-use crate::judge::{Issued, Refused, chain};
+use crate::judge::{Issued, Refused, chain, revoked};
 use crate::session::{ATTESTED_TTL_S, Attested, Challenged, CookieError, set_cookie};
 use crate::store::{Entry, Event, Site, Subject};
 
@@ -70,7 +70,14 @@ fn decide(service: &Service, cookie: &str, attestation: &Attestation) -> Result<
         service.judge.issue(&verified, &site.record, runtime_data, id.as_str(), now).map_err(|e| Problem::internal(&e))?;
     let detail = format!("purpose={} family={} chip={} instance={}", coffer.purpose, coffer.family, verified.chip_id, coffer.instance);
     let entry = Entry::new(now, Event::Attest, id.as_str(), "ok", detail, subject(host_data, Some(&site)));
-    service.store().record(entry).map_err(|e| Problem::internal(&e))?;
+    if !service.store().record_while_active(&host_data, entry).map_err(|e| Problem::internal(&e))? {
+        // Revoked while the evidence was being judged.
+        let site = service.store().site(&host_data).map_err(|e| Problem::internal(&e))?;
+        return Err(match site.as_ref().and_then(revoked) {
+            Some(refused) => record_refusal(service, &refused, host_data, site.as_ref(), now),
+            None => Problem::internal(&"an enrollment went away without a revocation"),
+        });
+    }
     tracing::info!(%id, project = %site.record.project, site = %site.record.site, %host_data, "attested");
     if runtime_data.coffer().is_none() {
         // A stock client may come back with its token instead of its cookie; the token has no room for the facts.

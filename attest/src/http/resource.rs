@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::http::{HeaderMap, StatusCode};
@@ -19,10 +20,13 @@ use super::extract::{bearer, session_cookie};
 use super::problem::{Problem, RefusalId};
 use super::{Service, blocking};
 use crate::clock::unix_now;
-use crate::judge::Refused;
+use crate::judge::{Refused, revoked};
 use crate::kek::random;
 use crate::session::Attested;
-use crate::store::{Entry, Event, SecretState, Site, Standing, Subject};
+use crate::store::{Entry, Event, SecretState, Site, Subject};
+
+/// The one code that is answered with 404.
+const NO_SUCH_RESOURCE: &str = "no_such_resource";
 
 /// Who asks: an attested session, or a stock client's token.
 struct Caller {
@@ -37,16 +41,17 @@ struct Caller {
 /// Releases a secret as a JWE to the key of the handshake.
 pub async fn resource(
     State(service): State<Arc<Service>>,
-    Path((project, site, tag)): Path<(String, String, String)>,
+    path: Result<Path<(String, String, String)>, PathRejection>,
     headers: HeaderMap,
 ) -> Result<impl IntoResponse, Problem> {
     let cookie = session_cookie(&headers).map(str::to_owned);
     let token = bearer(&headers).map(str::to_owned);
+    // What is no path is refused after attestation, like any other that does not exist.
+    let path = path.ok().and_then(|Path((project, site, tag))| format!("{project}/{site}/{tag}").parse().ok());
     let jwe = blocking(&service, move |service| {
         let now = unix_now();
         let caller = identify(service, cookie.as_deref(), token.as_deref(), now)?;
-        let path = format!("{project}/{site}/{tag}");
-        release(service, &caller, &path, now)
+        release(service, &caller, path, now)
     })
     .await?;
     Ok(([(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, "no-store")], jwe))
@@ -80,45 +85,48 @@ fn not_attested(why: &dyn std::fmt::Display) -> Problem {
     Problem::new(StatusCode::UNAUTHORIZED, ErrorKind::TokenNotFound, "not_attested", why)
 }
 
-fn release(service: &Service, caller: &Caller, path: &str, now: u64) -> Result<Vec<u8>, Problem> {
-    let Ok(path) = path.parse::<ResourcePath>() else {
-        return Err(Problem::new(StatusCode::NOT_FOUND, ErrorKind::PluginNotFound, "no_such_resource", &"not a resource path"));
-    };
+fn release(service: &Service, caller: &Caller, path: Option<ResourcePath>, now: u64) -> Result<Vec<u8>, Problem> {
     let site = service.store().site(&caller.host_data).map_err(|e| Problem::internal(&e))?;
     let refuse = |refused: Refused| deny(service, caller, site.as_ref(), &refused, now);
     let site = current(site.as_ref(), caller).map_err(refuse)?;
+    let path = path.ok_or_else(|| refuse(missing("asked for something that is no resource path".to_owned())))?;
     same_site(&path, site, caller).map_err(refuse)?;
     service.judge.may_release(&caller.facts, site, &path).map_err(refuse)?;
-    let secret = match service.store().secret(&path).map_err(|e| Problem::internal(&e))? {
-        SecretState::Present(secret) => secret,
-        SecretState::Absent => {
-            let why = format!("site has no secret `{path}`");
-            return Err(Problem::new(StatusCode::NOT_FOUND, ErrorKind::PluginNotFound, "no_such_resource", &why));
-        }
-    };
+    let secret = service.store().secret(&path).map_err(|e| Problem::internal(&e))?;
+    let SecretState::Present(secret) = secret else { return Err(refuse(absent(service, caller, &path)?)) };
     let jwe = seal(&secret, &caller.tee_pubkey, &seal_random()?)
         .map_err(|e| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorKind::JweError, "jwe", &e))?;
-    // Recorded first: what cannot be recorded is not released.
+    // Recorded first: what cannot be recorded is not released, and what was revoked meanwhile neither.
     let detail = format!("released {path} after attestation {}", caller.id);
     let entry = Entry::new(now, Event::Release, &caller.id, "ok", detail, subject(caller, Some(site)));
-    service.store().record(entry).map_err(|e| Problem::internal(&e))?;
+    if !service.store().record_while_active(&caller.host_data, entry).map_err(|e| Problem::internal(&e))? {
+        return Err(refuse(absent(service, caller, &path)?));
+    }
     tracing::info!(id = %caller.id, %path, "released");
     Ok(jwe.to_bytes())
+}
+
+/// Why a secret that the record should have is not there: a revocation since the first look destroys them, else there is none.
+fn absent(service: &Service, caller: &Caller, path: &ResourcePath) -> Result<Refused, Problem> {
+    let site = service.store().site(&caller.host_data).map_err(|e| Problem::internal(&e))?;
+    Ok(site.as_ref().and_then(revoked).unwrap_or_else(|| missing(format!("site has no secret `{path}`"))))
+}
+
+fn missing(detail: String) -> Refused {
+    Refused { code: NO_SUCH_RESOURCE, detail, authenticated: true }
 }
 
 /// The record as it stands now: a revocation since the attestation counts.
 fn current<'a>(site: Option<&'a Site>, caller: &Caller) -> Result<&'a Site, Refused> {
     let refuse = |code, detail| Err(Refused { code, detail, authenticated: true });
-    match site {
-        None => refuse("host_data", format!("{} is not enrolled", caller.host_data)),
-        Some(Site { standing: Standing::Revoked { revoked_at, revoked_by, revoked_why }, .. }) => {
-            refuse("revoked", format!("site was revoked at {revoked_at} by `{revoked_by}`: {revoked_why}"))
-        }
-        Some(site) if !site.record.launch_digests.iter().any(|d| *d.as_bytes() == caller.coffer.launch_digest.0) => {
-            refuse("launch_digest", format!("{} is not enrolled for this site config", caller.coffer.launch_digest))
-        }
-        Some(site) => Ok(site),
+    let Some(site) = site else { return refuse("host_data", format!("{} is not enrolled", caller.host_data)) };
+    if let Some(refused) = revoked(site) {
+        return Err(refused);
     }
+    if !site.record.launch_digests.iter().any(|d| *d.as_bytes() == caller.coffer.launch_digest.0) {
+        return refuse("launch_digest", format!("{} is not enrolled for this site config", caller.coffer.launch_digest));
+    }
+    Ok(site)
 }
 
 /// Equality of every segment with the verified report's HOST_DATA and its record; never a prefix.
@@ -136,6 +144,9 @@ fn deny(service: &Service, caller: &Caller, site: Option<&Site>, refused: &Refus
     let detail = format!("{} (attestation {})", refused.detail, caller.id);
     let entry = Entry::new(now, Event::Refuse, id.as_str(), refused.code, detail, subject(caller, site));
     match service.store().record(entry) {
+        Ok(()) if refused.code == NO_SUCH_RESOURCE => {
+            Problem::with_id(StatusCode::NOT_FOUND, ErrorKind::PluginNotFound, refused.code, id, &refused.detail)
+        }
         Ok(()) => Problem::with_id(StatusCode::FORBIDDEN, ErrorKind::PolicyDeny, refused.code, id, &refused.detail),
         Err(error) => Problem::internal(&error),
     }

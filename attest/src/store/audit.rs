@@ -97,6 +97,24 @@ impl Store {
         append(&self.db, self.root_of_trust, entry)
     }
 
+    /// Appends an entry if `host_data` is enrolled and not revoked at this very moment; false, and no entry, if it is not.
+    ///
+    /// The last question before a token or a secret leaves: after a revocation the log shows no release.
+    ///
+    /// # Errors
+    /// See [`StoreError`]; as for [`Self::record`].
+    pub fn record_while_active(&self, host_data: &HostData, entry: Entry) -> Result<bool, StoreError> {
+        let active: bool = self
+            .db
+            .prepare_cached("SELECT EXISTS (SELECT 1 FROM sites WHERE host_data = ?1 AND revoked_at IS NULL)")?
+            .query_row([host_data.to_string()], |row| row.get(0))?;
+        // Nothing comes between the two statements: one process has the database open, and `&self` is one of its threads.
+        if active {
+            append(&self.db, self.root_of_trust, entry)?;
+        }
+        Ok(active)
+    }
+
     /// The newest `limit` entries of a site, newest first.
     ///
     /// # Errors

@@ -1,5 +1,7 @@
 //! Enrollments: create-only records, tombstones that stay, and the secrets that belong to them.
 
+use std::fmt;
+
 use coffer_evidence::HostData;
 use coffer_manifest::{Enrollment, EnrollmentFile, ProjectName, ResourcePath, RootOfTrust, SecretName, SiteName, decode, encode};
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -171,12 +173,20 @@ pub struct Site {
 }
 
 /// A secret, if there is one.
-#[derive(Debug)]
 pub enum SecretState {
     /// The raw bytes.
     Present(Zeroizing<Vec<u8>>),
     /// The record has none of that name.
     Absent,
+}
+
+impl fmt::Debug for SecretState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Present(secret) => write!(f, "Present(<{} bytes redacted>)", secret.len()),
+            Self::Absent => f.write_str("Absent"),
+        }
+    }
 }
 
 impl Store {

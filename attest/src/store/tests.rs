@@ -67,7 +67,9 @@ fn superseding_revokes_the_old_config_and_destroys_its_secrets() {
         secret: SecretName::Kit,
     };
     assert!(matches!(store.secret(&path(1)).unwrap(), SecretState::Absent));
-    assert!(matches!(store.secret(&path(2)).unwrap(), SecretState::Present(s) if s.as_slice() == [0x5a; 32]));
+    let kept = store.secret(&path(2)).unwrap();
+    assert_eq!(format!("{kept:?}"), "Present(<32 bytes redacted>)");
+    assert!(matches!(kept, SecretState::Present(s) if s.as_slice() == [0x5a; 32]));
 }
 
 #[test]
@@ -103,6 +105,19 @@ fn the_database_keeps_its_promises_against_its_own_connection() {
     }
     store.revoke(&"demo".parse().unwrap(), &"site-1".parse().unwrap(), None, "ada", "x", 11).unwrap();
     assert!(store.db.execute("UPDATE sites SET revoked_at = NULL", []).is_err());
+}
+
+#[test]
+fn nothing_is_recorded_as_released_after_a_revocation() {
+    let (_dir, mut store) = store();
+    store.enroll(&file(record("site-1", 1)), false, "ada", 10).unwrap();
+    let host_data = HostData::new([1; 32]);
+    let entry = |at| Entry::new(at, Event::Release, "id", "ok", String::new(), Subject::default());
+    assert!(store.record_while_active(&host_data, entry(11)).unwrap());
+    store.revoke(&"demo".parse().unwrap(), &"site-1".parse().unwrap(), None, "ada", "x", 12).unwrap();
+    assert!(!store.record_while_active(&host_data, entry(13)).unwrap());
+    assert!(!store.record_while_active(&HostData::new([2; 32]), entry(13)).unwrap());
+    assert_eq!(store.check_audit().unwrap().0, 3);
 }
 
 #[test]

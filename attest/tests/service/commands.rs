@@ -80,6 +80,8 @@ fn a_name_is_enrolled_once_and_revoked_for_good() {
     refused(enroll(&file, &[]), "host_data_taken");
     let other = service.enrollment_file(service.record("site-1", host_data("another config")));
     refused(enroll(&other, &[]), "name_taken");
+    let entry = service.last_decision("demo/site-1");
+    assert_eq!((entry["event"].as_str(), entry["code"].as_str(), entry["id"].as_str()), (Some("refuse"), Some("name_taken"), Some("ada")));
 
     let listed = service.site(&["list"]);
     let text = String::from_utf8(listed.stdout).unwrap();
