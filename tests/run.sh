@@ -3,14 +3,14 @@
 #   usage: run.sh [--long]     (root on Debian 12 or 13; --long adds fuzzing, memory limits and the benchmark)
 set -euo pipefail
 cd "$(dirname "$0")/.."
-nextest=(-E 'not test(/^long_/)') test=(--skip long_) long=
-if [ "${1:-}" = --long ]; then nextest=() test=() long=yes; fi
+setup=--tests nextest=(-E 'not test(/^long_/)') test=(--skip long_) long=
+if [ "${1:-}" = --long ]; then setup=--long nextest=() test=() long=yes; fi
 step() { printf '\n== %s (%ss)\n' "$*" "$SECONDS"; }
 tools=$PWD/cache/tools log=$PWD/target/tests.log
 export COFFER_CACHE=$PWD/cache PATH="$tools/bin:$PATH"
 
 step "setup"
-tests/setup.sh --tests
+tests/setup.sh "$setup"
 cargo deny --version >/dev/null 2>&1 || # unoptimised: a minute to build, seconds to run
   cargo install cargo-deny --quiet --locked --debug --config profile.dev.debug=false --root "$tools"
 
@@ -35,7 +35,7 @@ status=0
 if cargo nextest --version >/dev/null 2>&1; then
   cargo nextest run --release --locked --workspace --no-fail-fast "${nextest[@]}" 2>&1 | tee "$log" || status=$?
 else
-  cargo test --release --locked --workspace --no-fail-fast -- "${test[@]}" 2>&1 | tee "$log" || status=$?
+  RUST_TEST_THREADS=1 cargo test --release --locked --workspace --no-fail-fast -- "${test[@]}" 2>&1 | tee "$log" || status=$?
 fi
 if [ -n "$long" ]; then
   step "fuzzing"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what a Debian 12 or 13 machine lacks to build, boot and test Coffer. Says nothing and costs nothing when done.
-#   usage: setup.sh [--tests]     (root; --tests adds what only the test suite needs)
+#   usage: setup.sh [--tests|--long]     (root; the options add what only the test suite, and its long part, need)
 set -euo pipefail
 say() { echo "setup: $*" >&2; }
 command -v cargo >/dev/null || { say "no cargo in PATH"; say "hint: install Rust 1.88 or newer with rustup, then run this again"; exit 1; }
@@ -10,7 +10,8 @@ install() { DEBIAN_FRONTEND=noninteractive apt-get "${apt[@]}" -qq -y --no-insta
 log=/var/tmp/coffer-setup.log apt=(-o "Dpkg::Use-Pty=0") updated=
 update() { [ -n "$updated" ] || { apt-get -qq update >"$log" 2>&1 || tail -3 "$log" >&2; updated=yes; }; }
 tools=(gcc libc6-dev mmdebstrap ca-certificates squashfs-tools-ng e2fsprogs cpio xz-utils zstd dpkg-dev)
-if [ "${1:-}" = --tests ]; then tools+=(cryptsetup-bin squashfs-tools shellcheck busybox-static python3-venv skopeo); fi
+if [ -n "${1:-}" ]; then tools+=(cryptsetup-bin squashfs-tools shellcheck busybox-static python3-venv skopeo); fi
+if [ "${1:-}" = --long ]; then tools+=(g++); fi
 missing=()
 for tool in "${tools[@]}"; do have "$tool" || missing+=("$tool"); done
 if [ ${#missing[@]} -gt 0 ]; then

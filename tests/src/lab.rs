@@ -12,6 +12,7 @@ use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -264,6 +265,8 @@ pub fn base() -> PathBuf {
         format!("{:x}-{:x}", data.len(), time.as_nanos())
     };
     let dir = repo::target().join(format!("qemu-tier/base-{}-{}", stamp(&init), stamp(&tool)));
+    static BUILDING: Mutex<()> = Mutex::new(());
+    let _one_at_a_time = BUILDING.lock().unwrap_or_else(PoisonError::into_inner);
     if !dir.is_dir() {
         // Bases of earlier builds: each holds a kernel and a firmware.
         let _ = fs::remove_dir_all(repo::target().join("qemu-tier"));

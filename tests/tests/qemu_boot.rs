@@ -27,6 +27,9 @@ ls /sys/kernel/config /dev/sev-guest /dev/virtio-ports 2>&1
 echo pid $$
 "#;
 
+/// How long a guest's shell may take to get to its `trap`: it says so nowhere a host could see.
+const SHELL_START: Duration = Duration::from_secs(6);
+
 #[test]
 fn a_site_runs_its_workload_and_its_keys_are_found_nowhere() {
     let arguments = ArgumentWatch::start();
@@ -95,7 +98,7 @@ fn the_power_button_stops_the_workload_in_order() {
     lab.enroll(&bundle);
     let mut running = lab.start(&bundle, &[]);
     running.wait_for("stage=workload");
-    sleep(Duration::from_secs(4)); // the shell has to get to its `trap`
+    sleep(SHELL_START);
     let pressed = Instant::now();
     running.power_down();
     let boot = running.wait();
@@ -113,7 +116,7 @@ fn the_power_button_ends_a_workload_that_does_not_listen() {
     lab.enroll(&bundle);
     let mut running = lab.start(&bundle, &[]);
     running.wait_for("stage=workload");
-    sleep(Duration::from_secs(4));
+    sleep(SHELL_START);
     let pressed = Instant::now();
     running.power_down();
     let boot = running.wait();
