@@ -20,7 +20,11 @@ step "3/7 a Flower SuperNode's container archive"
 "$here/archive.sh" "$cache/supernode.tar"
 
 step "4/7 a base: firmware, kernel, initrd (simulated: this machine need not have SEV-SNP)"
-rm -rf "$work" && mkdir -p "$work/kit"
+if [ -n "$(ls -A "$work" 2>/dev/null)" ] && [ ! -e "$work/.quickstart" ]; then
+  echo "quickstart: $work exists and holds something else; hint: name another folder in COFFER_QUICKSTART_DIR" >&2
+  exit 1
+fi
+rm -rf "$work" && mkdir -p "$work/kit" && touch "$work/.quickstart"
 coffer-simulator init "$work/simulator"
 coffer base build --simulated --unlocked --init "$guest/coffer-init-simulated" --cache "$cache/base" -o "$work/base" >"$work/launch-digests"
 
