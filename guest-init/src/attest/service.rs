@@ -14,6 +14,9 @@ use crate::tls::{TlsStream, Trust, is_refused_certificate};
 /// The longest refusal read, in bytes; see [`ErrorInformation`].
 const MAX_REFUSAL_BYTES: usize = 8 * 1024;
 
+/// Reason codes that say nothing about this guest: the service restarted, or the evidence took too long.
+const STALE_CHALLENGE: [&str; 2] = ["challenge_epoch", "challenge_expired"];
+
 /// The service did not give what was asked for.
 #[derive(Debug, thiserror::Error)]
 pub enum ServiceError {
@@ -57,9 +60,13 @@ pub enum ServiceError {
 }
 
 impl ServiceError {
-    /// Whether trying again later can help.
+    /// Whether trying again later can help: the service was not there or not well, or the challenge went stale on the way.
     pub fn is_passing(&self) -> bool {
-        matches!(self, Self::Connect(_) | Self::Http(_) | Self::Unwell { .. })
+        match self {
+            Self::Connect(_) | Self::Http(_) | Self::Unwell { .. } => true,
+            Self::Refused { code, .. } => STALE_CHALLENGE.contains(&code.as_str()),
+            _ => false,
+        }
     }
 
     /// Whether somebody else answered.
@@ -185,6 +192,10 @@ mod tests {
         let error = accept(response(401, refusal)).expect_err("refused");
         assert!(matches!(&error, ServiceError::Refused { code, id } if code == "host_data" && id == "ab-1"), "{error}");
         assert!(!error.is_passing());
+        for stale in STALE_CHALLENGE {
+            let refusal = refusal.replace("host_data", stale);
+            assert!(accept(response(401, &refusal)).expect_err("stale").is_passing(), "{stale}");
+        }
         let words = r#"{"type":"x","detail":"Access denied by policy"}"#;
         assert!(matches!(accept(response(403, words)), Err(ServiceError::RefusedInWords { status: 403, .. })));
         assert!(matches!(accept(response(404, "<html>")), Err(ServiceError::RefusedInWords { status: 404, .. })));
