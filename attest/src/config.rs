@@ -86,7 +86,7 @@ pub struct Config {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Limits {
-    /// Open connections.
+    /// Open connections, of which one source address may hold a quarter.
     pub connections: u32,
     /// Requests per second one source address may send in the long run.
     pub requests_per_second_per_source: u32,

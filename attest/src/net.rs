@@ -21,7 +21,7 @@ use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
 
 use crate::config::Limits;
-use crate::http::SourceBound;
+use crate::http::{Held, SourceBound, SourceShare};
 
 /// A TLS handshake takes two round trips; a peer that needs longer holds a connection for nothing.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -35,6 +35,10 @@ const MAX_HEADERS: usize = 64;
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 /// After an error of accept(2) itself, such as no free file descriptor.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// One source holds at most one in this many of the connections there may be, rounded up: hundreds of sites may sit behind one
+/// address, and each needs one for some seconds.
+const SOURCE_SHARE: u32 = 4;
 
 /// SIGTERM and SIGINT, caught from the moment this exists: make it before telling anybody that the service is up.
 #[derive(Debug)]
@@ -62,13 +66,14 @@ impl Stop {
 
 /// Serves `router` until it is asked to stop, then finishes what is in flight.
 ///
-/// A source that opens connections faster than it may send requests is hung up on before TLS, whose handshake costs more than
-/// most requests.
+/// A source that opens connections faster than it may send requests, or holds its share of them, is hung up on before TLS, whose
+/// handshake costs more than most requests.
 ///
 /// # Errors
 /// If the bound on connections cannot be kept, which does not happen.
 pub async fn serve(listener: TcpListener, tls: Arc<ServerConfig>, router: Router, limits: Limits, mut stop: Stop) -> io::Result<()> {
     let bound = SourceBound::new(limits.requests_per_second_per_source, limits.burst_per_source, Instant::now());
+    let share = SourceShare::new(limits.connections.div_ceil(SOURCE_SHARE));
     let acceptor = TlsAcceptor::from(tls);
     let slots = Arc::new(Semaphore::new(limits.connections as usize));
     let graceful = GracefulShutdown::new();
@@ -84,7 +89,10 @@ pub async fn serve(listener: TcpListener, tls: Arc<ServerConfig>, router: Router
         match accepted {
             Ok((_, peer)) if !bound.allow(peer.ip(), Instant::now()) => {}
             Ok((stream, peer)) => {
-                tokio::spawn(connection(stream, peer, acceptor.clone(), router.clone(), graceful.watcher(), slot));
+                if let Some(held) = share.take(peer.ip()) {
+                    let place = Place { _held: held, _slot: slot };
+                    tokio::spawn(connection(stream, peer, acceptor.clone(), router.clone(), graceful.watcher(), place));
+                }
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection");
@@ -99,13 +107,19 @@ pub async fn serve(listener: TcpListener, tls: Arc<ServerConfig>, router: Router
     Ok(())
 }
 
+/// What a connection takes up. Fields drop in this order: when the slot is free, so is the source's share.
+struct Place {
+    _held: Held,
+    _slot: OwnedSemaphorePermit,
+}
+
 async fn connection(
     stream: TcpStream,
     peer: SocketAddr,
     acceptor: TlsAcceptor,
     router: Router,
     watcher: hyper_util::server::graceful::Watcher,
-    _slot: OwnedSemaphorePermit,
+    _place: Place,
 ) {
     // Small answers; without this each waits for an ACK.
     let _ = stream.set_nodelay(true);

@@ -25,7 +25,7 @@ use crate::session::CookieKey;
 use crate::store::Store;
 use guard::Counters;
 use problem::Problem;
-pub use rate::SourceBound;
+pub use rate::{Held, SourceBound, SourceShare};
 
 /// Everything a request may need. Nothing in it is per session.
 #[derive(Debug)]

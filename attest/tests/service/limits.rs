@@ -96,6 +96,33 @@ fn a_stranger_writes_no_log_lines_and_no_long_ones() {
     assert!(log.lines().all(|line| line.len() < 1000), "{log}");
 }
 
+/// A connection from another loopback address than the usual one.
+fn connect_from(source: &str, service: &Service) -> TcpStream {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let stream = runtime.block_on(async {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind(format!("{source}:0").parse().unwrap()).unwrap();
+        socket.connect(service.url.strip_prefix("https://").unwrap().parse().unwrap()).await.unwrap()
+    });
+    let stream = stream.into_std().unwrap();
+    stream.set_nonblocking(false).unwrap();
+    stream
+}
+
+#[test]
+fn a_source_that_takes_every_connection_leaves_some_to_others() {
+    let service = Service::edited("connections = 1024", "connections = 8");
+    // Open and silent: each would be kept for ten seconds.
+    let greedy: Vec<_> = (0..40).map(|_| connect_from("127.0.0.9", &service)).collect();
+    let socket = connect_from("127.0.0.10", &service);
+    socket.set_read_timeout(Some(std::time::Duration::from_secs(5))).unwrap();
+    let connection = ClientConnection::new(tls(&service), TLS_NAME.try_into().unwrap()).unwrap();
+    let mut stream = StreamOwned::new(connection, socket);
+    let answer = exchange(&mut stream, "GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    drop(greedy);
+}
+
 #[test]
 fn a_connection_more_than_allowed_waits_for_another_to_end() {
     let service = Service::edited("connections = 1024", "connections = 1");
