@@ -11,6 +11,7 @@ mod init;
 mod judge;
 mod kek;
 mod layout;
+mod memory;
 mod net;
 mod serve;
 mod session;
@@ -22,14 +23,15 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use cli::{Cli, Command};
+use failure::OrFail;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let done = match &cli.command {
+    let done = memory::keep_private().or_fail("cannot turn off core dumps").and_then(|()| match &cli.command {
         Command::Init(args) => init::run(args),
         Command::Serve(args) => serve::run(args),
         Command::Site { command } => site::run(command),
-    };
+    });
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
