@@ -9,7 +9,7 @@ use crate::spec::Source;
 
 /// One wrong thing in one file.
 #[derive(Debug, thiserror::Error)]
-#[error("{}:{line}: {field}: {fault}", file.display())]
+#[error("{}:{line}: {}", file.display(), on_one_line(&format!("{field}: {fault}")))]
 pub struct SpecError {
     /// As given on the command line.
     pub file: PathBuf,
@@ -29,6 +29,18 @@ impl Hint for SpecError {
     fn exit(&self) -> Exit {
         Exit::Input
     }
+}
+
+/// Keys and values of a file may hold any characters; those that would break the line, or move a terminal's cursor, are escaped.
+fn on_one_line(text: &str) -> String {
+    text.chars().fold(String::with_capacity(text.len()), |mut line, c| {
+        if c.is_control() {
+            line.extend(c.escape_default())
+        } else {
+            line.push(c)
+        }
+        line
+    })
 }
 
 /// The rules.
@@ -321,5 +333,17 @@ fn expectation(ty: &'static str) -> &'static str {
         "string scalar" => "a single value",
         "u64" => "a whole number, 0 or more",
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_one_line_whatever_the_file_holds() {
+        let fault = Fault::UnknownKey { got: "a\nb\u{1b}[2J".into(), expected: "`é`".into() };
+        let error = SpecError { file: "cc_a.yml".into(), line: 3, field: "kit.\u{85}".into(), fault };
+        assert_eq!(error.to_string(), r"cc_a.yml:3: kit.\u{85}: unknown key `a\nb\u{1b}[2J`, expected one of `é`");
     }
 }

@@ -421,6 +421,31 @@ fn gnu_tar_is_read_in_each_of_its_formats() {
     }
 }
 
+/// What a sparse member of the outer archive claims to hold is not there: it is no part of an image, and counts for nothing.
+#[test]
+fn sparse_members_of_the_outer_archive_are_left_out() {
+    let size = u64::MAX.to_string();
+    let claim = [("GNU.sparse.size", size.as_bytes()), ("GNU.sparse.map", &b"0,1"[..])];
+    let members = two_layers().members();
+    let outer = Tar::default().pax(&claim).file("one", b"a").pax(&claim).file("two", b"b");
+    let outer = members.iter().fold(outer, |tar, (name, data)| tar.file(name, data)).end();
+    for archive in [outer.clone(), gzip(&outer)] {
+        let saved = Saved::bytes(&archive);
+        let need = Container::space_needed(&saved.archive).expect("readable");
+        assert!(need.scratch < 1 << 30, "{need:?}");
+        assert_eq!(listing(&saved.open().expect("opens")), TWO_LAYERS);
+    }
+    let sparse = members.iter().fold(Tar::default(), |tar, (name, data)| {
+        let map = format!("0,{}", data.len());
+        let size = data.len().to_string();
+        tar.pax(&[("GNU.sparse.size", size.as_bytes()), ("GNU.sparse.map", map.as_bytes())]).file(name, data)
+    });
+    for archive in [sparse.clone().end(), gzip(&sparse.end())] {
+        let message = Saved::bytes(&archive).open().expect_err("nothing is left").to_string();
+        assert!(message.contains("manifest.json"), "{message}");
+    }
+}
+
 /// A 9 GiB sparse file in a small archive, of which nothing is held in memory.
 #[test]
 fn a_large_sparse_file_streams() {

@@ -226,11 +226,15 @@ impl<'a> Store<'a> {
     }
 }
 
-/// Lists the members of an uncompressed archive.
+/// Lists the members of an uncompressed archive. Sparse ones are left out, here and in [`unpack`]: no engine writes them, and
+/// the size they claim is not what is there.
 fn index(archive: &Blob) -> Result<BTreeMap<String, Member>, ContainerError> {
     let mut members = BTreeMap::new();
     let mut reader = TarReader::new(archive.cursor());
     while let Some(entry) = reader.next().map_err(archive_error)? {
+        if entry.sparse.is_some() {
+            continue;
+        }
         let blob = archive.part(entry.data, entry.size);
         add(&mut members, &entry.path, entry.kind, &entry.link, || Ok(Member::Raw(blob)))?;
     }
@@ -257,6 +261,9 @@ fn unpack(archive: File, scratch: &Path) -> Result<BTreeMap<String, Member>, Con
         let mut scratch = Scratch::new(scratch)?;
         let mut reader = TarReader::new(Stream::new(chunks));
         while let Some(entry) = reader.next().map_err(archive_error)? {
+            if entry.sparse.is_some() {
+                continue;
+            }
             let what = String::from_utf8_lossy(&entry.path).into_owned();
             let stream = reader.source();
             let store = || {
