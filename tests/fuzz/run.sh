@@ -29,8 +29,8 @@ coverage=(-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-
 host=$(rustc -vV | sed -n 's/^host: //p')
 CARGO_TARGET_DIR=$work RUSTFLAGS=${coverage[*]} cargo build --quiet --release --locked --target "$host" --bins
 
-# libFuzzer's lines that say where it started and where it ended: `#123 INITED cov: 45 ...`.
-figure() { sed -n "s/^#\([0-9]*\)[[:space:]]*$1 *cov: \([0-9]*\).*corp: \([0-9]*\).*/\\$2/p" "$log" | tail -1; }
+# libFuzzer's lines say how far it is: `#123 NEW cov: 45 ft: 67 corp: 8/9b ...`; the first comes after all seeds.
+figures() { sed -n 's/^#[0-9]*[[:space:]]*[A-Za-z]* *cov: \([0-9]*\).*corp: \([0-9]*\).*/\1 \2/p' "$log"; }
 fell=()
 for target in "${targets[@]}"; do
   seeds=$work/seeds/$target log=$work/$target.log found=$work/found/$target-
@@ -40,14 +40,16 @@ for target in "${targets[@]}"; do
   COFFER_FUZZ_SEEDS=$seeds "$work/$host/release/$target" "$kept/$target" "$seeds" -artifact_prefix="$found" \
     -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 >"$log" 2>&1 || status=$?
   rate=$(sed -n 's/^stat::average_exec_per_sec: *//p' "$log")
-  printf '%-15s cov %5s -> %5s   %7s/s   %s inputs kept\n' "$target" "$(figure INITED 2)" "$(figure DONE 2)" "$rate" "$(figure DONE 3)"
+  read -r before _ < <(figures | grep -m1 . || echo 0 0)
+  read -r after inputs < <(figures | tail -1 | grep . || echo 0 0)
+  printf '%-15s cov %5s -> %5s   %7s/s   %5s inputs kept\n' "$target" "$before" "$after" "${rate:-?}" "$inputs"
   if [ "$status" != 0 ]; then
     fell+=("$target")
     sed -n '/panicked at/,+2p; /^==.*ERROR/p; /^SUMMARY/p' "$log" | head -5
     input=$(sed -n 's/.*Test unit written to //p' "$log" | tail -1)
     echo "$target fell (exit $status, $log)"
     [ -z "$input" ] || echo "again: $work/$host/release/$target $input"
-  elif [ -z "$(figure DONE 2)" ] || [ "$(figure DONE 2)" -lt 20 ]; then
+  elif [ "$after" -lt 20 ]; then
     stop "$target runs without coverage, so nothing guides it; see $log"
   fi
 done

@@ -105,6 +105,26 @@ pub fn repair_checksums(tar: &mut [u8]) {
     }
 }
 
+/// A tar entry of this type with these extra header fields, its data padded, its checksum not yet right.
+///
+/// # Panics
+/// If a field does not fit.
+#[must_use]
+pub fn raw_entry(kind: u8, name: &str, gnu: bool, fields: &[(usize, &str)], data: &[u8]) -> Vec<u8> {
+    let mut header = vec![0; 512];
+    let size = format!("{:011o}", data.len());
+    let magic = if gnu { "ustar  " } else { "ustar\x0000" };
+    let common =
+        [(0, name), (100, "0000644"), (108, "0000000"), (116, "0000000"), (124, size.as_str()), (136, "00000000000"), (257, magic)];
+    for (at, text) in common.iter().chain(fields) {
+        header[*at..at + text.len()].copy_from_slice(text.as_bytes());
+    }
+    header[156] = kind;
+    let mut padded = data.to_vec();
+    padded.resize(data.len().next_multiple_of(512), 0);
+    [header, padded].concat()
+}
+
 /// A docker-archive whose one layer is these bytes, its digest right.
 ///
 /// # Panics

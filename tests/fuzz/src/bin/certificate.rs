@@ -47,7 +47,11 @@ fn made() -> Vec<Vec<u8>> {
     fn element(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
         let value = parts.concat();
         let length = value.len();
-        let head = if length < 0x80 { vec![tag, length as u8] } else { vec![tag, 0x82, (length >> 8) as u8, length as u8] };
+        let head = match length {
+            0..0x80 => vec![tag, length as u8],
+            0x80..0x100 => vec![tag, 0x81, length as u8],
+            _ => vec![tag, 0x82, (length >> 8) as u8, length as u8],
+        };
         [head, value].concat()
     }
     let algorithm = element(0x30, &[&[0x06, 0x01, 0x2A]]);

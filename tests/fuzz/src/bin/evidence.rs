@@ -17,8 +17,10 @@ fuzz_target!(init: plant(made().into_iter().chain(vectors(&WIRE))), |bytes: &[u8
     let Ok(evidence) = SnpEvidence::from_json(bytes) else { return };
     assert!(evidence.certificates.len() <= MAX_ENTRIES, "bounded");
     assert!(evidence.certificates.iter().all(|entry| entry.data.len() <= MAX_ENTRY_LEN), "bounded");
-    let value = serde_json::from_slice(bytes).expect("evidence is JSON");
-    assert_eq!(SnpEvidence::from_value(&value).expect("text and value say the same"), evidence);
+    // Members that are passed over may hold text that is none; there is no value of those.
+    if let Ok(value) = serde_json::from_slice(bytes) {
+        assert_eq!(SnpEvidence::from_value(&value).expect("text and value say the same"), evidence);
+    }
 
     let raw = evidence.to_raw_value().expect("accepted evidence can be written");
     assert_eq!(SnpEvidence::from_value(&raw).expect("what we write, we read"), evidence, "our form is lossless");

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::{Component, PathBuf};
 
-use coffer_fuzz::{archive_of, memory_file, path_of, plant, repair_checksums, scratch};
+use coffer_fuzz::{archive_of, memory_file, path_of, plant, raw_entry as raw, repair_checksums, scratch};
 use coffer_image::container::Container;
 use libfuzzer_sys::fuzz_target;
 
@@ -103,9 +103,9 @@ fn pax() -> Vec<u8> {
         [("path", "some/where"), ("mtime", "-1.5"), ("uid", "70000"), ("SCHILY.xattr.security.capability", "\u{1}\0"), ("size", "3")];
     let body: String = body.iter().map(|(key, value)| record(key, value)).collect();
     [
-        raw(b'g', "g", 0, &[], record("comment", "x").as_bytes()),
-        raw(b'x', "x", 0, &[], body.as_bytes()),
-        raw(b'0', "f", 0, &[], b"abc"),
+        raw(b'g', "g", false, &[], record("comment", "x").as_bytes()),
+        raw(b'x', "x", false, &[], body.as_bytes()),
+        raw(b'0', "f", false, &[], b"abc"),
         end(),
     ]
     .concat()
@@ -114,7 +114,8 @@ fn pax() -> Vec<u8> {
 /// GNU's old sparse format: type S, the map in the header.
 fn gnu_sparse() -> Vec<u8> {
     let map = [(386, "00000001000"), (398, "00000000003"), (483, "00000002000")];
-    [raw(b'S', "sparse", 1, &map, b"abc"), raw(b'L', "././@LongLink", 1, &[], b"long/name\0"), raw(b'0', "n", 1, &[], b""), end()].concat()
+    [raw(b'S', "sparse", true, &map, b"abc"), raw(b'L', "././@LongLink", true, &[], b"long/name\0"), raw(b'0', "n", true, &[], b""), end()]
+        .concat()
 }
 
 /// pax sparse format 1.0: the map before the data.
@@ -123,23 +124,7 @@ fn pax_sparse() -> Vec<u8> {
     let mut data = b"1\n512\n3\n".to_vec();
     data.resize(512, 0);
     data.extend(b"abc");
-    [raw(b'x', "x", 0, &[], body.as_bytes()), raw(b'0', "GNUSparseFile.0/holes", 0, &[], &data), end()].concat()
-}
-
-/// A header with these extra fields, and its data padded.
-fn raw(kind: u8, name: &str, gnu: u8, fields: &[(usize, &str)], data: &[u8]) -> Vec<u8> {
-    let mut header = vec![0; 512];
-    let size = format!("{:011o}", data.len());
-    let magic = if gnu == 1 { "ustar  " } else { "ustar\x0000" };
-    let common =
-        [(0, name), (100, "0000644"), (108, "0000000"), (116, "0000000"), (124, size.as_str()), (136, "00000000000"), (257, magic)];
-    for (at, text) in common.iter().chain(fields) {
-        header[*at..at + text.len()].copy_from_slice(text.as_bytes());
-    }
-    header[156] = kind;
-    let mut padded = data.to_vec();
-    padded.resize(data.len().next_multiple_of(512), 0);
-    [header, padded].concat()
+    [raw(b'x', "x", false, &[], body.as_bytes()), raw(b'0', "GNUSparseFile.0/holes", false, &[], &data), end()].concat()
 }
 
 fn end() -> Vec<u8> {

@@ -46,7 +46,7 @@ fn contents(file: &mut File) -> Vec<u8> {
 fn made() -> Vec<Vec<u8>> {
     // Ours has clusters of 64 KiB; small ones are quicker to mutate.
     let mut ours = memory_file(&[]);
-    let writer = Writer::create(&ours, 200_000, &[0..4096]).expect("fits");
+    let writer = Writer::create(&ours, 256 * 1024, &[0..4096]).expect("fits");
     writer.write_all_at(&[7; 4096], 0).expect("in the range");
     writer.finish().expect("finishes");
     vec![contents(&mut ours), small(3), small(2)]

@@ -24,7 +24,8 @@ const OURS: &[u8] = b"site: a\nkit: {/opt/kit: ./kit}\ncontainer: {command: [a, 
 fuzz_target!(init: plant(repository(&SAMPLES).into_iter().chain([PROJECT.to_vec(), OURS.to_vec()])), |bytes: &[u8]| {
     let file = memory_file(bytes);
     let source = Source { file: path_of(&file) };
-    let lines = bytes.iter().filter(|byte| **byte == b'\n').count() as u64 + 2;
+    // YAML ends lines at carriage returns too.
+    let lines = bytes.iter().filter(|byte| matches!(byte, b'\n' | b'\r')).count() as u64 + 2;
     for error in [spec::read::<SiteSpec>(&source).err(), spec::read::<ProjectSpec>(&source).err()].into_iter().flatten() {
         assert!(error.line >= 1 && error.line <= lines, "{error}");
         assert!(!error.field.is_empty(), "{error}");
