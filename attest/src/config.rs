@@ -229,8 +229,8 @@ pub fn initial_text(root_of_trust: RootOfTrust, tls_name: &str, simulated_floors
              # your hosts, or what `snphost show tcb` says on a host you trust today.\n\
              families = []\n\
              # families = [\"genoa\", \"turin\"]\n\
-             # [tcb_floor.genoa]\n# bootloader = 0\n# tee = 0\n# snp = 0\n# microcode = 0\n\
-             # [tcb_floor.turin]\n# fmc = 0\n# bootloader = 0\n# tee = 0\n# snp = 0\n# microcode = 0\n",
+             # [tcb_floor.genoa]\n# bootloader = ?\n# tee = ?\n# snp = ?\n# microcode = ?\n\
+             # [tcb_floor.turin]\n# fmc = ?\n# bootloader = ?\n# tee = ?\n# snp = ?\n# microcode = ?\n",
         ),
     }
     let limits = Limits::default();
@@ -256,6 +256,18 @@ mod tests {
         assert_eq!(config.issuer, "https://attest.example");
         assert!(config.floors.is_empty());
         assert_eq!(config.limits, Limits::default());
+    }
+
+    /// A sample of zeros would be a floor that everything meets.
+    #[test]
+    fn what_init_suggests_does_not_load_until_somebody_fills_it_in() {
+        let text = initial_text(RootOfTrust::AmdSevSnp, "attest.example", "");
+        let taken = text.replace("families = []\n# families", "families").replace("\n# [", "\n[").replace("\n# fmc", "\nfmc");
+        let taken =
+            ["bootloader", "tee", "snp", "microcode"].iter().fold(taken, |t, key| t.replace(&format!("\n# {key}"), &format!("\n{key}")));
+        assert!(matches!(Config::parse("t", &taken), Err(ConfigError::Parse { .. })), "{taken}");
+        let filled = Config::parse("t", &taken.replace("= ?", "= 7")).unwrap();
+        assert_eq!(filled.families, [Family::Genoa, Family::Turin]);
     }
 
     #[test]
