@@ -16,7 +16,7 @@ cargo deny --version >/dev/null 2>&1 || # unoptimised: a minute to build, second
 
 step "format, shell scripts"
 cargo fmt --all --check
-mapfile -t scripts < <(git ls-files '*.sh' .ci/run)
+mapfile -t scripts < <(git ls-files '*.sh' .ci/run ':!builder/src/launch_vm.sh') # a template: a test checks what it becomes
 shellcheck "${scripts[@]}"
 
 step "licences, bans, sources"
