@@ -13,6 +13,7 @@ readonly MIN_QEMU_SIMULATE=8.2
 readonly STOP_GRACE_S=15         # the guest itself takes at most 10 s for an orderly stop
 readonly SIMULATOR_START_S=30    # it hashes firmware, kernel and initrd before it says `ready`
 
+# shellcheck disable=SC2153 # CPUS is one of the values above, `cpus` is the choice made of them
 usage() {
 	cat <<-HELP
 		Starts site $SITE of project $PROJECT: root of trust ${ROOT_OF_TRUST%%:*}.
