@@ -5,7 +5,7 @@ use std::error::Error;
 use coffer_evidence::SnpEvidence;
 use coffer_kbs_policy::{Decision, EvidenceFacts, Policy, PolicyError, Record, Resource, TokenRequest};
 use coffer_manifest::{Enrollment, ResourcePath, RootOfTrust, SecretName};
-use coffer_protocol::{BoundKeys, Purpose, ReceivedRuntimeData};
+use coffer_protocol::{BoundKeys, P384Key, Purpose, ReceivedRuntimeData};
 use coffer_token::{
     Checked, Claims as TokenClaims, CofferClaims, Expectation, GpuVerdict, Hex, Jkt, Jwks, SignError, Signer, Subject, Typ, UnixTime,
     Usage, Version1,
@@ -171,7 +171,7 @@ impl Judge {
             token_id: id.to_owned(),
             issued_at: UnixTime(now),
             lifetime_seconds: u64::from(record.token_expiration),
-            confirmation: bound.map(|bound| Jkt::new(*bound.keys.tls.thumbprint().as_bytes())),
+            confirmation: bound.map(|bound| thumbprint(&bound.keys.tls)),
             tee_pubkey: bound.is_none().then(|| runtime_data.tee_pubkey().to_jwk()),
             coffer: coffer.clone(),
         };
@@ -201,11 +201,16 @@ impl Judge {
             root_of_trust: self.root_of_trust.to_string(),
             instance: Hex(*verified.report_id.as_bytes()),
             family: verified.family.to_string(),
-            node_jkt: bound.and_then(|bound| bound.keys.node.as_ref()).map(|key| Jkt::new(*key.thumbprint().as_bytes())),
+            node_jkt: bound.and_then(|bound| bound.keys.node.as_ref()).map(thumbprint),
             gpu: GpuVerdict::None,
             purpose: purpose_name(bound.map_or(Purpose::Boot, |bound| bound.purpose)).to_owned(),
         }
     }
+}
+
+fn thumbprint(key: &P384Key) -> Jkt {
+    let (x, y) = key.coordinates();
+    Jkt::of_ec("P-384", x, y)
 }
 
 fn decided(decision: Decision) -> Result<(), Refused> {

@@ -7,7 +7,6 @@ use p256::elliptic_curve::sec1::ToSec1Point as _;
 use p256::{PublicKey, SecretKey};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value, json};
-use sha2::{Digest as _, Sha256};
 
 use crate::jwe::ALG;
 
@@ -130,33 +129,6 @@ impl TeePublicKey {
     }
 }
 
-/// RFC 7638 thumbprint of a key: SHA-256 over its required members in canonical form. Text form: unpadded base64url.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Thumbprint([u8; Self::LEN]);
-
-impl Thumbprint {
-    /// Length in bytes.
-    pub const LEN: usize = 32;
-
-    /// The bytes themselves.
-    #[must_use]
-    pub const fn as_bytes(&self) -> &[u8; Self::LEN] {
-        &self.0
-    }
-}
-
-impl fmt::Display for Thumbprint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&BASE64URL_NOPAD.encode(&self.0))
-    }
-}
-
-impl fmt::Debug for Thumbprint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Thumbprint({self})")
-    }
-}
-
 /// An ECDSA P-384 public key born in the guest: `{kty: EC, crv: P-384, x, y}` and nothing else.
 ///
 /// Holding one says that the coordinates have the right size, not that they lie on the curve: what matters is whether a TLS
@@ -191,12 +163,10 @@ impl P384Key {
         point
     }
 
-    /// RFC 7638 thumbprint, for `cnf.jkt`.
+    /// The two affine coordinates, big-endian.
     #[must_use]
-    pub fn thumbprint(&self) -> Thumbprint {
-        let (x, y) = (BASE64URL_NOPAD.encode(&self.x), BASE64URL_NOPAD.encode(&self.y));
-        let required = format!(r#"{{"crv":"P-384","kty":"EC","x":"{x}","y":"{y}"}}"#);
-        Thumbprint(Sha256::digest(required.as_bytes()).into())
+    pub const fn coordinates(&self) -> (&[u8; 48], &[u8; 48]) {
+        (&self.x, &self.y)
     }
 }
 
@@ -286,11 +256,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn thumbprint_is_rfc_7638() {
+    fn points_and_jwks_are_read_back() {
         let point: Vec<u8> = [[4].as_slice(), &[1; 48], &[2; 48]].concat();
         let key = P384Key::from_sec1(&point).expect("right size");
-        // SHA-256 of {"crv":"P-384","kty":"EC","x":"AQEB…","y":"AgIC…"}, computed with Python's hashlib.
-        assert_eq!(key.thumbprint().to_string(), "6_Wj_nmVPFYtU8uKQPXN66l7Gk9DxRK8aI5GObxJPz0");
+        assert_eq!(key.coordinates(), (&[1; 48], &[2; 48]));
         assert_eq!(key.to_sec1().as_slice(), point);
         let again: P384Key = serde_json::from_value(serde_json::to_value(&key).expect("encodes")).expect("parses");
         assert_eq!(again, key);

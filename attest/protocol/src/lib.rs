@@ -16,7 +16,7 @@ pub use coffer_evidence::ReportData;
 pub use error_information::{ErrorInformation, ErrorKind, Refusal};
 pub use json::JsonError;
 pub use jwe::{Jwe, JweError, MAX_JWE_BYTES, SealRandom, open, seal};
-pub use jwk::{JwkError, P384Key, TeeKey, TeePublicKey, Thumbprint, X25519Key};
+pub use jwk::{JwkError, P384Key, TeeKey, TeePublicKey, X25519Key};
 pub use message::{
     Attestation, Challenge, InitData, MAX_ATTESTATION_BYTES, MAX_MESSAGE_BYTES, MAX_TOKEN_BYTES, MessageError, PROTOCOL_VERSION, Request,
     Tee, TokenResponse, attestation_body,

@@ -21,7 +21,7 @@ fn a_guest_gets_its_secrets_and_a_bound_job_token() {
     let kit = client.get(&guest.resource("site-1", ".kit"), Some(handshake.session()));
     assert_eq!(handshake.open(&kit), KIT_KEY);
 
-    let jkt = Jkt::new(*guest.tls_key().thumbprint().as_bytes());
+    let jkt = Jkt::of_ec_point("P-384", &guest.tls_key().to_sec1()).expect("a point");
     let root_of_trust = service.root_of_trust.to_string();
     let issuer = format!("https://{TLS_NAME}");
     let usage = Usage::Job { project: "demo", role: "client", peer: jkt };
@@ -53,7 +53,7 @@ fn a_job_token_is_no_bearer_token_and_a_stock_token_no_job_token() {
 
     let stock = guest.attest_as_stock(&client);
     assert_eq!(stock.open(&bearer(&stock.token())), ROOT_SECRET);
-    let jkt = Jkt::new(*guest.tls_key().thumbprint().as_bytes());
+    let jkt = Jkt::of_ec_point("P-384", &guest.tls_key().to_sec1()).expect("a point");
     let root_of_trust = service.root_of_trust.to_string();
     let issuer = format!("https://{TLS_NAME}");
     let usage = Usage::Job { project: "demo", role: "client", peer: jkt };

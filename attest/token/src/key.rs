@@ -99,7 +99,9 @@ impl Jkt {
         Some(Self::of_ec(curve, x, y))
     }
 
-    pub(crate) fn of_ec(curve: &str, x: &[u8], y: &[u8]) -> Self {
+    /// Thumbprint of an EC key given by its curve's name and its two coordinates, big-endian, as long as the curve's field each.
+    #[must_use]
+    pub fn of_ec(curve: &str, x: &[u8], y: &[u8]) -> Self {
         let (x, y) = (BASE64URL_NOPAD.encode(x), BASE64URL_NOPAD.encode(y));
         let required = format!(r#"{{"crv":"{curve}","kty":"EC","x":"{x}","y":"{y}"}}"#);
         Self(Sha256::digest(required.as_bytes()).into())
