@@ -44,7 +44,8 @@ impl Failure {
     /// Prints it and gives the exit code.
     #[must_use]
     pub fn report(&self) -> ExitCode {
-        eprintln!("coffer-attest: {}", self.text);
+        // Errors of the crates below bring their hint as a line of their own.
+        eprintln!("coffer-attest: {}", self.text.replace("\nhint: ", "\ncoffer-attest: hint: "));
         if let Some(hint) = &self.hint {
             eprintln!("coffer-attest: hint: {hint}");
         }

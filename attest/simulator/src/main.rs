@@ -86,7 +86,7 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("coffer-simulator: {error:#}");
+            eprintln!("coffer-simulator: {}", format!("{error:#}").replace("\nhint: ", "\ncoffer-simulator: hint: "));
             ExitCode::FAILURE
         }
     }

@@ -70,7 +70,7 @@ fn init_makes_a_processor_once() {
     let again = init(&dir, "genoa");
     assert_eq!(again.status.code(), Some(1));
     let text = String::from_utf8(again.stderr).unwrap();
-    assert!(text.starts_with("coffer-simulator: ") && text.contains("exists already") && text.contains("hint: "), "{text}");
+    assert!(text.starts_with("coffer-simulator: ") && text.contains("exists already\ncoffer-simulator: hint: "), "{text}");
     assert_eq!(load(&dir).unwrap().ark(), ark);
     assert_eq!(fs::read_dir(temp.path()).unwrap().count(), 1, "nothing is left beside it");
     assert_eq!(init(&temp.path().join("x"), "rome").status.code(), Some(2));

@@ -58,7 +58,7 @@ pub enum RootsError {
         fault: ChainFault,
     },
     /// AMD's own root was given as a simulator's.
-    #[error("root certificate is AMD's own {name}, not a simulator's; hint: use `amd-sev-snp`")]
+    #[error("root certificate is AMD's own {name}, not a simulator's\nhint: use `amd-sev-snp`")]
     Amd {
         /// Its common name.
         name: String,
