@@ -298,7 +298,7 @@ impl Built {
         ui.result(format_args!("{}", dir.join(format!("{site}.tgz")).display()));
         ui.result(format_args!("{}", enrollment.display()));
         ui.say(format_args!("\n{site} is built; {} holds its keys: keep it, and do not send it to the site. Next:", enrollment.display()));
-        ui.say(format_args!("  coffer-attest site enroll {}", enrollment.display()));
+        ui.say(format_args!("  coffer-attest site enroll {} --dir SERVICE", enrollment.display()));
         ui.say(format_args!("  {}/launch_vm.sh{simulate} --check", bundle.display()));
         ui.say(format_args!("  {}/launch_vm.sh{simulate}", bundle.display()));
     }

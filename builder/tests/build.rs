@@ -85,7 +85,7 @@ fn writes_the_tree_and_says_what_to_type_next() {
     let bundle = project.bundle("site-1");
     let name = bundle.file_name().expect("name").to_string_lossy().into_owned();
     assert_eq!(result, format!("out/site-1/{name}\nout/site-1/site-1.tgz\nout/enroll/site-1.json\n"));
-    assert!(said.contains("coffer-attest site enroll out/enroll/site-1.json"), "{said}");
+    assert!(said.contains("coffer-attest site enroll out/enroll/site-1.json --dir "), "{said}");
     assert!(said.contains(&format!("out/site-1/{name}/launch_vm.sh --check")), "{said}");
     for carried in ["allowed_ports", "allowed_out_ports", "cc_issuers", "cc_attestation", "cc_gpu_mechanism"] {
         assert!(said.contains(&format!("not enforced yet: {carried}")), "{carried}: {said}");
