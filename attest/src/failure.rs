@@ -1,5 +1,6 @@
 //! How a command fails: one text, one hint, one exit code, printed once in `main`.
 
+use std::error::Error;
 use std::fmt::Display;
 use std::process::ExitCode;
 
@@ -66,4 +67,19 @@ impl<T, E: Display> OrFail<T> for Result<T, E> {
     fn or_fail(self, doing: &str) -> Result<T, Failure> {
         self.map_err(|e| Failure::new(format!("{doing}: {e}")))
     }
+}
+
+/// An error and what it came from, in one line.
+pub fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
 }

@@ -1,7 +1,5 @@
 //! The decision: evidence and a record in, verified claims or one named refusal out; then a token for what was verified.
 
-use std::error::Error;
-
 use coffer_evidence::SnpEvidence;
 use coffer_kbs_policy::{Decision, EvidenceFacts, Policy, PolicyError, Record, Resource, TokenRequest};
 use coffer_manifest::{Enrollment, ResourcePath, RootOfTrust, SecretName};
@@ -13,6 +11,7 @@ use coffer_token::{
 use coffer_verify::{Claims, Enrolled, Expected, Platforms, Reject, Roots, RootsError, Verified, verify};
 
 use crate::config::Config;
+use crate::failure::chain;
 use crate::store::{Site, Standing};
 
 /// What this service believes, accepts and signs with.
@@ -252,21 +251,6 @@ pub fn revoked(site: &Site) -> Option<Refused> {
     Some(Refused { code: "revoked", detail, authenticated: true })
 }
 
-/// An error and what it came from, in one line.
-pub fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    text
-}
-
 const fn role(record: &Enrollment) -> &'static str {
     match record.role {
         coffer_manifest::Role::Client => "client",
@@ -275,8 +259,7 @@ const fn role(record: &Enrollment) -> &'static str {
 }
 
 /// The purpose's name, as in runtime-data and tokens.
-#[must_use]
-pub const fn purpose_name(purpose: Purpose) -> &'static str {
+const fn purpose_name(purpose: Purpose) -> &'static str {
     match purpose {
         Purpose::Boot => "boot",
         Purpose::Gpu => "gpu",

@@ -22,7 +22,7 @@ pub const CHALLENGE_TTL_S: u64 = 60;
 /// How long after its attestation a guest may fetch its secrets, in seconds; as long as a stock service's session.
 pub const ATTESTED_TTL_S: u64 = 300;
 /// The name stock clients know.
-pub const COOKIE_NAME: &str = "kbs-session-id";
+const COOKIE_NAME: &str = "kbs-session-id";
 /// Cookies longer than this are not ours.
 const MAX_COOKIE_BYTES: usize = 4096;
 const SALT_BYTES: usize = 16;

@@ -95,7 +95,7 @@ pub fn current() -> Stage {
 }
 
 /// Seconds since the kernel started (CLOCK_BOOTTIME).
-pub fn seconds_since_start() -> f64 {
+fn seconds_since_start() -> f64 {
     let now = clock_gettime(ClockId::Boottime);
     now.tv_sec as f64 + now.tv_nsec as f64 / 1e9
 }

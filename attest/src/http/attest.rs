@@ -15,7 +15,8 @@ use super::extract::{Typed, session_cookie};
 use super::problem::{Problem, RefusalId};
 use super::{Service, blocking};
 use crate::clock::unix_now;
-use crate::judge::{Issued, Refused, chain, revoked};
+use crate::failure::chain;
+use crate::judge::{Issued, Refused, revoked};
 use crate::session::{ATTESTED_TTL_S, Attested, Challenged, CookieError, set_cookie};
 use crate::store::{Entry, Event, Site, Subject};
 

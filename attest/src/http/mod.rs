@@ -1,4 +1,4 @@
-//! The HTTP surface: one route, one function, one typed body. No route is open to everybody but `healthz` and `jwks.json`.
+//! The HTTP surface: one route, one function, one typed body. `healthz`, `jwks.json` and the handshake are open to everybody.
 
 mod admin;
 mod attest;

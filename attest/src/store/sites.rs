@@ -4,6 +4,7 @@ use std::fmt;
 
 use coffer_evidence::HostData;
 use coffer_manifest::{Enrollment, EnrollmentFile, ProjectName, ResourcePath, RootOfTrust, SecretName, SiteName, decode, encode};
+use coffer_token::MAX_LIFETIME_SECONDS;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::Serialize;
 use zeroize::Zeroizing;
@@ -11,8 +12,6 @@ use zeroize::Zeroizing;
 use super::audit::{Entry, Event, Subject, append};
 use super::{Store, StoreError, seconds};
 
-/// The longest life of a job token, in seconds (DESIGN, Tokens: exp ≤ 10 min).
-pub const MAX_TOKEN_EXPIRATION_S: u32 = 600;
 /// More bases than a site can sensibly have: every vCPU count of a few releases.
 const MAX_LAUNCH_DIGESTS: usize = 256;
 /// A path is written once; versions are for a later format.
@@ -322,7 +321,7 @@ fn check_record(record: &Enrollment, root_of_trust: RootOfTrust, accept_aml_risk
         let got = record.launch_digests.len();
         return Err(EnrollError::Field { field: "number of launch_digests", got, expected: "1 to 256" });
     }
-    if !(1..=MAX_TOKEN_EXPIRATION_S).contains(&record.token_expiration) {
+    if !(1..=MAX_LIFETIME_SECONDS).contains(&record.token_expiration.into()) {
         let got = record.token_expiration as usize;
         return Err(EnrollError::Field { field: "token_expiration", got, expected: "1 to 600 seconds" });
     }

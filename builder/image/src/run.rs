@@ -25,7 +25,7 @@ impl Tool {
     ///
     /// # Errors
     /// [`RunError::Missing`], whose text names the package.
-    pub fn locate(self) -> Result<PathBuf, RunError> {
+    fn locate(self) -> Result<PathBuf, RunError> {
         let path = std::env::var_os("PATH").unwrap_or_default();
         std::env::split_paths(&path)
             .chain(SYSTEM_DIRECTORIES.iter().map(PathBuf::from))

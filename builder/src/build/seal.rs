@@ -120,10 +120,7 @@ pub fn copy(from: &Path, to: &Path) -> Result<(), BuildError> {
 }
 
 /// 0755 for what its owner may execute, 0644 for anything else: modes do not depend on the builder's umask.
-///
-/// # Errors
-/// What the system says.
-pub fn make_readable(path: &Path) -> io::Result<()> {
+fn make_readable(path: &Path) -> io::Result<()> {
     let executable = fs::metadata(path)?.permissions().mode() & 0o100 != 0;
     fs::set_permissions(path, fs::Permissions::from_mode(if executable { 0o755 } else { 0o644 }))
 }
