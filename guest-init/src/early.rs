@@ -79,7 +79,10 @@ pub fn mount_pseudo_filesystems() -> Result<(), EarlyError> {
 
 /// Kernel settings that close doors nobody here goes through; written after the modules are loaded. Where the kernel has no
 /// such setting there is no such door.
-const SETTINGS: [(&str, &str); 8] = [
+const SETTINGS: [(&str, &str); 11] = [
+    // Soon there are secrets, and the console is the host's: from here on the kernel's own words (an oops prints registers, a
+    // panic what was not printed yet) go nowhere. 0 is the one level that a panic does not raise; the rest are the defaults.
+    ("kernel/printk", "0\t4\t1\t7"),
     // Nothing after the initrd's own list, whoever asks.
     ("kernel/modules_disabled", "1"),
     ("kernel/kexec_load_disabled", "1"),
@@ -89,6 +92,10 @@ const SETTINGS: [(&str, &str); 8] = [
     ("kernel/kptr_restrict", "2"),
     ("kernel/perf_event_paranoid", "3"),
     ("kernel/unprivileged_bpf_disabled", "1"),
+    // In a user namespace of its own a workload without rights has them all, over everything in the kernel that asks for no
+    // more than that; and io_uring is a second way to most system calls. Container engines close both by default.
+    ("user/max_user_namespaces", "0"),
+    ("kernel/io_uring_disabled", "2"),
     // A core dump would be written where the workload's limits do not reach.
     ("kernel/core_pattern", "/dev/null"),
 ];

@@ -24,6 +24,8 @@ touch /data/new || echo but not to everybody
 grep -E 'NoNewPrivs|CapEff|CapBnd' /proc/self/status
 ls /dev
 ls /sys/kernel/config /dev/sev-guest /dev/virtio-ports 2>&1
+busybox unshare -U true 2>&1 && echo all capabilities in a namespace of its own
+cat /proc/sys/kernel/printk /proc/sys/kernel/io_uring_disabled
 echo pid $$
 "#;
 
@@ -60,13 +62,15 @@ fn a_site_runs_its_workload_and_its_keys_are_found_nowhere() {
         "CapEff:\t0000000000000000",
         "the root is writable in RAM",
         "but not to everybody",
-        "pid 2", // after the namespace's own init
+        "unshare: unshare(0x10000000): ",
+        "0\t4\t1\t7\n2\n", // the kernel says nothing on the host's console; no io_uring
+        "pid 2",           // after the namespace's own init
         "stage=workload t=",
     ];
     for text in expected {
         assert!(logs.contains(text), "no `{text}` in\n{logs}");
     }
-    for text in ["sev-guest\n", "org.coffer.asp", "com.coffer"] {
+    for text in ["sev-guest\n", "org.coffer.asp", "com.coffer", "all capabilities"] {
         assert!(!logs.replace("ls: /dev/sev-guest", "").contains(text), "the workload saw `{text}`:\n{logs}");
     }
 

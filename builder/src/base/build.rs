@@ -34,8 +34,8 @@ pub mod name {
 ///
 /// Measured, so nothing here can be a per-site choice. Not taken although peers have them: `init_on_free=1` (resets seen
 /// while pages are converted to shared), `pci=nommconf` (GPUs with large BARs need ECAM).
-const CMDLINE: [&str; 16] = [
-    // PID 1's own lines and a panic's are all that ever appears; the workload's output goes to a file.
+const CMDLINE: [&str; 19] = [
+    // PID 1's own lines, and a panic's until PID 1 closes the console to the kernel; the workload's output goes to a file.
     "console=ttyS0",
     "quiet",
     "loglevel=1",
@@ -44,6 +44,10 @@ const CMDLINE: [&str; 16] = [
     "oops=panic",
     // The host injects machine checks; nothing in a guest can act on them.
     "mce=off",
+    // The host's ACPI tables offer error records: to be believed, and (ERST) to keep a panicking kernel's whole log in.
+    "bert_disable",
+    "erst_disable",
+    "hest_disable",
     // Entropy from RDRAND, not from what the host's boot loader hands over; time from the TSC, not from the host's clock.
     "random.trust_cpu=y",
     "random.trust_bootloader=n",
