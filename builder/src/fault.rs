@@ -309,6 +309,8 @@ pub fn from_yaml(source: &Source, text: &str, field: &str, error: &YamlError) ->
         }
         Some(key) => format!("{parent}.{key}"),
     };
+    // YAML has keys without a character.
+    let field = if field.is_empty() { "file".to_owned() } else { field };
     SpecError { file: source.file.clone(), line, field, fault }
 }
 

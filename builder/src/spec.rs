@@ -221,6 +221,12 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_key_without_a_character_is_the_files_fault() {
+        let error = parse::<SiteSpec>(&source(), "role: client\n\"\": 1\n").err().expect("an unknown key");
+        assert_eq!((error.line, error.field.as_str()), (2, "file"), "{error}");
+    }
+
     proptest! {
         #[test]
         fn reading_is_total(text in "\\PC*") {

@@ -2,6 +2,9 @@
 #![no_main]
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::io::Read;
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Component, PathBuf};
 
 use coffer_fuzz::{archive_of, memory_file, path_of, plant, raw_entry as raw, repair_checksums, scratch};
@@ -38,17 +41,39 @@ fn written(container: &Container) -> Vec<u8> {
     out
 }
 
-/// Read by another implementation: plain relative names, none twice, each in a directory that came before it.
+/// Read by another implementation: plain relative names, none twice, each in a directory that came before it. That one splits
+/// pax records at line feeds, which a name may hold, so its raw entries are taken.
 fn check_tree(tree: &[u8]) {
     let mut seen: BTreeMap<PathBuf, bool> = BTreeMap::new();
-    for entry in tar::Archive::new(tree).entries().expect("a tar") {
-        let entry = entry.expect("a readable entry");
-        let path: PathBuf = entry.path().expect("a path").components().filter(|part| *part != Component::CurDir).collect();
+    let mut long_name = None;
+    for entry in tar::Archive::new(tree).entries().expect("a tar").raw(true) {
+        let mut entry = entry.expect("a readable entry");
+        if entry.header().entry_type().is_pax_local_extensions() {
+            let mut records = Vec::new();
+            entry.read_to_end(&mut records).expect("memory");
+            long_name = pax_path(&records);
+            continue;
+        }
+        let name = long_name.take().unwrap_or_else(|| entry.path_bytes().into_owned());
+        let path = PathBuf::from(OsString::from_vec(name));
+        let path: PathBuf = path.components().filter(|part| *part != Component::CurDir).collect();
         assert!(path.components().all(|part| matches!(part, Component::Normal(_))), "{path:?} leads out");
         if let Some(parent) = path.parent() {
             assert_eq!(seen.get(parent), Some(&true), "{path:?} lies in no directory");
         }
         assert_eq!(seen.insert(path.clone(), entry.header().entry_type().is_dir()), None, "{path:?} is there twice");
+    }
+}
+
+/// The record `path` of an extended header: `LENGTH KEY=VALUE` and a line feed, LENGTH counting all of it.
+fn pax_path(mut records: &[u8]) -> Option<Vec<u8>> {
+    loop {
+        let space = records.iter().position(|byte| *byte == b' ')?;
+        let length: usize = std::str::from_utf8(&records[..space]).ok()?.parse().ok()?;
+        if let Some(path) = records[space + 1..length - 1].strip_prefix(b"path=") {
+            return Some(path.to_vec());
+        }
+        records = &records[length..];
     }
 }
 
