@@ -21,6 +21,8 @@ const DHCP_PATIENCE: Duration = Duration::from_secs(60);
 const ANSWER_PATIENCE: Duration = Duration::from_secs(3);
 /// The shortest time after which a lease is renewed, whatever the server says; else it could keep us busy.
 const MIN_RENEWAL: Duration = Duration::from_secs(60);
+/// How many messages are looked at in one turn; whoever sends them without end must not keep PID 1 from its other duties.
+const MESSAGES_PER_TURN: usize = 16;
 
 const SERVER_PORT: u16 = 67;
 const CLIENT_PORT: u16 = 68;
@@ -102,7 +104,8 @@ impl Network {
     /// network anyway, and a workload is better off with an address its server forgot than with none.
     pub fn keep(&mut self) {
         let mut buffer = [0; dhcp::MAX_MESSAGE_BYTES + 1];
-        while let Ok(length) = self.socket.recv(&mut buffer) {
+        for _ in 0..MESSAGES_PER_TURN {
+            let Ok(length) = self.socket.recv(&mut buffer) else { break };
             if let Ok(Answer::Granted(lease)) = dhcp::parse(&buffer[..length], self.xid, self.hardware_address)
                 && lease.address == self.lease.address
             {
@@ -229,16 +232,33 @@ mod tests {
         assert_eq!(ethernet_interface("/nonexistent"), None);
     }
 
-    #[test]
-    fn a_lease_is_renewed_at_half_time_but_not_in_a_loop() {
-        let lease = |seconds| Lease {
+    fn lease(seconds: Option<u32>) -> Lease {
+        Lease {
             address: Ipv4Addr::new(10, 0, 2, 15),
             netmask: Ipv4Addr::new(255, 255, 255, 0),
             router: None,
             resolvers: vec![],
             server: Ipv4Addr::new(10, 0, 2, 2),
             seconds,
-        };
+        }
+    }
+
+    #[test]
+    fn a_flood_of_messages_takes_one_turn_after_the_other() {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("bind");
+        let address = socket.local_addr().expect("address");
+        for _ in 0..=MESSAGES_PER_TURN {
+            socket.send_to(b"no DHCP", address).expect("send");
+        }
+        socket.set_nonblocking(true).expect("nonblocking");
+        let mut network = Network { socket, hardware_address: [0; 6], xid: 1, lease: lease(None), renew_at: None };
+        network.keep();
+        assert!(network.socket.recv(&mut [0; 16]).is_ok(), "one is left for the next turn");
+        assert!(network.socket.recv(&mut [0; 16]).is_err());
+    }
+
+    #[test]
+    fn a_lease_is_renewed_at_half_time_but_not_in_a_loop() {
         assert_eq!(renewal(&lease(None)), None);
         let soon = renewal(&lease(Some(0))).expect("ends");
         assert!(soon >= Instant::now() + MIN_RENEWAL - Duration::from_secs(1));

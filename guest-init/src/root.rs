@@ -36,6 +36,9 @@ const APPLOG_FOLDER: &str = "workload";
 const SHARE_OF_MEMORY: &str = "50%";
 
 const HARMLESS: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV).union(MountFlags::NOEXEC);
+/// For disks of the host's on which no links are expected: one to the kit would make a workload read its keys where it expects
+/// settings, and say in its log what is wrong with them; one in place of a log would make it write over its own files.
+const NO_LINKS: MountFlags = HARMLESS.union(MountFlags::NOSYMFOLLOW);
 
 /// The container's root could not be built.
 #[derive(Debug, thiserror::Error)]
@@ -82,8 +85,9 @@ pub fn assemble(site: &SiteConfig, volume: &Volume, kit: Option<Kit>, resolvers:
     mount_cpu_info(&tree)?;
     mount_temporary(&tree)?;
     let workload_log = mount_applog(site, &tree)?;
-    mount_site_disk(&tree, "user_config", disks::USER_CONFIG)?;
-    mount_site_disk(&tree, "user_data", disks::USER_DATA)?;
+    mount_site_disk(&tree, "user_config", disks::USER_CONFIG, NO_LINKS)?;
+    // Data sets are made of links, often.
+    mount_site_disk(&tree, "user_data", disks::USER_DATA, HARMLESS)?;
     // /proc needs the workload's own pid namespace; here is only its place.
     tree.folder("proc")?;
     if let Some(kit) = kit {
@@ -181,7 +185,7 @@ fn mount_applog(site: &SiteConfig, tree: &Tree) -> Result<Option<File>, RootErro
         return Ok(None);
     };
     make_folder(APPLOG).map_err(mounting("applog"))?;
-    let mounted = mount(&disk.device, APPLOG, "ext4", HARMLESS, c"errors=continue");
+    let mounted = mount(&disk.device, APPLOG, "ext4", NO_LINKS, c"errors=continue");
     let opened = mounted.and_then(|()| {
         console::log_to(open_log(APPLOG, "boot.log")?);
         open_log(APPLOG, "workload.log")
@@ -210,12 +214,11 @@ fn share_applog(site: &SiteConfig, target: &std::os::fd::OwnedFd) -> Result<(), 
 
 /// Mounts one of the site's own disks, if there is one. A disk that is there but does not mount ends the boot: a workload
 /// that expects settings or data should not run for hours without them.
-fn mount_site_disk(tree: &Tree, name: &'static str, serial: &str) -> Result<(), RootError> {
+fn mount_site_disk(tree: &Tree, name: &'static str, serial: &str, flags: MountFlags) -> Result<(), RootError> {
     let target = tree.folder(name)?;
     let Some(disk) = disks::find(serial) else { return Ok(()) };
-    let flags = HARMLESS | MountFlags::RDONLY;
     // noload: the disk is read-only, so a journal could not be replayed.
-    mount(&disk.device, proc_path(&target), "ext4", flags, c"noload,errors=continue").map_err(mounting(name))
+    mount(&disk.device, proc_path(&target), "ext4", flags | MountFlags::RDONLY, c"noload,errors=continue").map_err(mounting(name))
 }
 
 fn hosts(site: &SiteConfig) -> String {
@@ -244,7 +247,7 @@ pub fn release_applog() {
     let _ = unmount(format!("{ROOT}/applog"), UnmountFlags::DETACH);
     if unmount(APPLOG, UnmountFlags::empty()).is_err() {
         // Somebody still has a file open: leave the file system consistent at least.
-        let _ = mount_remount(APPLOG, MountFlags::RDONLY | HARMLESS, c"");
+        let _ = mount_remount(APPLOG, MountFlags::RDONLY | NO_LINKS, c"");
     }
 }
 

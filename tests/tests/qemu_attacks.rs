@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use coffer_manifest::disk::{BLOCK_BYTES, DATA_OFFSET};
 use coffer_manifest::{HostData, SiteConfig};
-use system_tests::lab::{Boot, Bundle, Lab, Service, Site, run};
+use system_tests::lab::{Boot, Bundle, Lab, SECRET_MARK, Service, Site, run};
 use system_tests::repo;
 
 /// A site that would run if nothing were wrong with it, and its service.
@@ -142,6 +142,24 @@ fn a_host_that_offers_a_store_for_error_records_gets_no_kernel_log() {
 }
 
 #[test]
+fn links_that_a_host_plants_on_its_disks_lead_nowhere() {
+    let lab = Lab::new();
+    let _service = lab.serve();
+    let script = "cat /user_config/settings /applog/log; cat /etc/kit/node.key > /dev/null && echo it could read its key itself";
+    let bundle = lab.build(&Site { script, ..Site::default() });
+    lab.enroll(&bundle);
+    edit_files(&lab, &bundle, "user_config", "symlink settings /etc/kit/node.key\n");
+    edit_files(&lab, &bundle, "applog", "mkdir workload\nsymlink workload/log /etc/kit/node.key\n");
+    lab.boot(&bundle).assert_ran();
+    let logs = bundle.logs();
+    assert!(logs.contains("it could read its key itself"), "{logs}");
+    for link in ["/user_config/settings", "/applog/log"] {
+        assert!(logs.contains(&format!("cat: can't open '{link}': Too many levels of symbolic links")), "{link}:\n{logs}");
+    }
+    assert!(!logs.contains(SECRET_MARK), "{logs}");
+}
+
+#[test]
 fn an_older_disk_is_not_opened() {
     let lab = Lab::new();
     let _service = lab.serve();
@@ -244,9 +262,20 @@ fn corrupt_root(lab: &Lab, bundle: &Bundle, choose: impl Fn(u64) -> u64) {
 
 /// Changes the root disk as a guest would see it, not as qcow2 lays it out.
 fn edit_root(lab: &Lab, bundle: &Bundle, edit: impl Fn(&fs::File)) {
-    let (qcow2, raw) = (bundle.file("crypt_root.qcow2"), lab.path("root.raw"));
+    edit_raw(lab, bundle, "crypt_root", |raw| edit(&fs::File::options().read(true).write(true).open(raw).expect("a disk")));
+}
+
+/// Changes the file system of a clear disk with commands of debugfs.
+fn edit_files(lab: &Lab, bundle: &Bundle, disk: &str, commands: &str) {
+    let script = lab.path("commands");
+    fs::write(&script, commands).expect("commands");
+    edit_raw(lab, bundle, disk, |raw| drop(run(Command::new("/sbin/debugfs").arg("-w").arg("-f").arg(&script).arg(raw))));
+}
+
+fn edit_raw(lab: &Lab, bundle: &Bundle, disk: &str, edit: impl Fn(&Path)) {
+    let (qcow2, raw) = (bundle.file(&format!("{disk}.qcow2")), lab.path(&format!("{disk}.raw")));
     run(Command::new("qemu-img").args(["convert", "-O", "raw"]).arg(&qcow2).arg(&raw));
-    edit(&fs::File::options().read(true).write(true).open(&raw).expect("a disk"));
+    edit(&raw);
     run(Command::new("qemu-img").args(["convert", "-O", "qcow2"]).arg(&raw).arg(&qcow2));
 }
 
