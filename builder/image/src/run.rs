@@ -177,8 +177,9 @@ impl Running {
         if status.code().is_some_and(|code| self.accepted.contains(&code)) {
             Ok(Finished { stdout, stderr })
         } else {
-            let stderr = String::from_utf8_lossy(&stderr).trim_end().to_owned();
-            Err(RunError::Failed { command, status, stderr })
+            // Indented: what a program repeats of a hostile file cannot pass for a line of ours.
+            let stderr: Vec<String> = String::from_utf8_lossy(&stderr).trim_end().lines().map(|line| format!("  {line}")).collect();
+            Err(RunError::Failed { command, status, stderr: stderr.join("\n") })
         }
     }
 }

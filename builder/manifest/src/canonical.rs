@@ -18,8 +18,8 @@ pub enum DocumentError {
         got: usize,
     },
     /// Not JSON, or not of the expected shape: unknown, repeated or missing members, wrong types, wrong version.
-    #[error("document does not parse: {0}")]
-    Parse(#[source] serde_json::Error),
+    #[error("document does not parse: {}", on_one_line(.0))]
+    Parse(serde_json::Error),
     /// Parses, but is not the RFC 8785 form of what it says.
     #[error("document is not in RFC 8785 canonical form: first difference at byte {at}")]
     NotCanonical {
@@ -29,6 +29,19 @@ pub enum DocumentError {
     /// A value cannot be written as JSON.
     #[error("document cannot be encoded: {0}")]
     Encode(#[source] serde_json::Error),
+}
+
+/// The most that is repeated of what a parser says, in characters.
+const MAX_CAUSE_CHARS: usize = 400;
+
+/// A parser repeats names out of the document it refuses. Characters that would make a second line of them, which could pass
+/// for ours, or move a terminal's cursor are escaped.
+fn on_one_line(error: &serde_json::Error) -> String {
+    let mut line = String::new();
+    for c in error.to_string().chars().take(MAX_CAUSE_CHARS) {
+        if c.is_control() { line.extend(c.escape_default()) } else { line.push(c) }
+    }
+    line
 }
 
 /// The RFC 8785 bytes of `value`.

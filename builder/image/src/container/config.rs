@@ -5,6 +5,8 @@
 use coffer_manifest::Sha256Digest;
 use serde::Deserialize;
 
+use super::error::shown;
+
 /// Longest config that is read. Docker's largest, with a long build history, are tens of kilobytes.
 pub const MAX_CONFIG_BYTES: u64 = 8 * 1024 * 1024;
 /// SIGTERM on Linux: what an image that names no signal gets.
@@ -83,7 +85,11 @@ pub enum ConfigError {
         source: serde_json::Error,
     },
     /// Made for another machine.
-    #[error("image is for {os}/{architecture}, expected linux/amd64\nhint: build or pull it with `--platform linux/amd64`")]
+    #[error(
+        "image is for {}/{}, expected linux/amd64\nhint: build or pull it with `--platform linux/amd64`",
+        shown(os),
+        shown(architecture)
+    )]
     Platform {
         /// Operating system of the image.
         os: String,
@@ -91,37 +97,37 @@ pub enum ConfigError {
         architecture: String,
     },
     /// Not made of layers.
-    #[error("image config has rootfs type `{got}`, expected `layers`")]
+    #[error("image config has rootfs type `{}`, expected `layers`", shown(got))]
     RootFs {
         /// The type given.
         got: String,
     },
     /// A digest is not `sha256:` and 64 lower-case digits.
-    #[error("`{got}` is not a digest of the form sha256:<64 lower-case hexadecimal digits>")]
+    #[error("`{}` is not a digest of the form sha256:<64 lower-case hexadecimal digits>", shown(got))]
     Digest {
         /// The text.
         got: String,
     },
     /// An environment entry has no name.
-    #[error("image environment has `{got}`, expected NAME=value")]
+    #[error("image environment has `{}`, expected NAME=value", shown(got))]
     Env {
         /// The entry.
         got: String,
     },
     /// Unknown stop signal.
-    #[error("image names stop signal `{got}`, expected a Linux signal name or 1 to 64")]
+    #[error("image names stop signal `{}`, expected a Linux signal name or 1 to 64", shown(got))]
     StopSignal {
         /// The text.
         got: String,
     },
     /// The working directory climbs.
-    #[error("image names working directory `{got}`, which has a `..` in it")]
+    #[error("image names working directory `{}`, which has a `..` in it", shown(got))]
     WorkDir {
         /// The path.
         got: String,
     },
     /// A NUL where the kernel would cut the text.
-    #[error("image config has a NUL character in `{}`", got.escape_debug())]
+    #[error("image config has a NUL character in `{}`", shown(got))]
     Nul {
         /// The text.
         got: String,
@@ -156,9 +162,7 @@ struct RawRootFs {
 
 /// Reads `sha256:<64 digits>`.
 pub fn parse_digest(text: &str) -> Result<Sha256Digest, ConfigError> {
-    text.strip_prefix("sha256:")
-        .and_then(|hex| hex.parse().ok())
-        .ok_or_else(|| ConfigError::Digest { got: text.chars().take(100).collect() })
+    text.strip_prefix("sha256:").and_then(|hex| hex.parse().ok()).ok_or_else(|| ConfigError::Digest { got: text.to_owned() })
 }
 
 /// Checks the form; of a name that occurs twice the last value stays, in the first one's place.

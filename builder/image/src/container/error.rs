@@ -7,6 +7,19 @@ use coffer_manifest::Sha256Digest;
 use super::config::ConfigError;
 use super::layer::TarError;
 
+/// The most that is shown of a name or value, in characters.
+const MAX_SHOWN_CHARS: usize = 200;
+
+/// A text out of an archive, as errors show it: whoever made the archive must not write lines of ours, or to the terminal.
+pub fn shown(text: &str) -> String {
+    let more = if text.chars().nth(MAX_SHOWN_CHARS).is_some() { "…" } else { "" };
+    let mut shown = String::new();
+    for c in text.chars().take(MAX_SHOWN_CHARS) {
+        if c.is_control() { shown.extend(c.escape_debug()) } else { shown.push(c) }
+    }
+    shown + more
+}
+
 /// A container archive was refused: one variant per rule.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -26,7 +39,7 @@ pub enum ContainerError {
         source: io::Error,
     },
     /// The archive, or a layer in it, is not a tar this program reads.
-    #[error("{what}: {source}")]
+    #[error("{}: {source}", shown(what))]
     Tar {
         /// The archive, or which layer.
         what: String,
@@ -37,7 +50,10 @@ pub enum ContainerError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// Not gzip and not tar.
-    #[error("{what} is compressed with {format}; tar and gzip are read\nhint: decompress it, or save the image again with `docker save`")]
+    #[error(
+        "{} is compressed with {format}; tar and gzip are read\nhint: decompress it, or save the image again with `docker save`",
+        shown(what)
+    )]
     Compression {
         /// The archive, or which layer.
         what: String,
@@ -45,7 +61,7 @@ pub enum ContainerError {
         format: &'static str,
     },
     /// The gzip data is damaged or cut off.
-    #[error("{what} is not intact gzip: {source}")]
+    #[error("{} is not intact gzip: {source}", shown(what))]
     Gzip {
         /// The archive, or which member.
         what: String,
@@ -53,19 +69,19 @@ pub enum ContainerError {
         source: io::Error,
     },
     /// A member is named but not there.
-    #[error("the container archive has no `{name}`\nhint: is it made by `docker save` or `skopeo copy … docker-archive:`?")]
+    #[error("the container archive has no `{}`\nhint: is it made by `docker save` or `skopeo copy … docker-archive:`?", shown(name))]
     NoMember {
         /// Its name.
         name: String,
     },
     /// A member is there twice.
-    #[error("the container archive has `{name}` twice")]
+    #[error("the container archive has `{}` twice", shown(name))]
     MemberTwice {
         /// Its name.
         name: String,
     },
     /// A JSON member is absurdly large.
-    #[error("`{name}` in the container archive is {got} bytes long, at most {limit} are read")]
+    #[error("`{}` in the container archive is {got} bytes long, at most {limit} are read", shown(name))]
     MemberSize {
         /// Its name.
         name: String,
@@ -95,7 +111,7 @@ pub enum ContainerError {
         config: usize,
     },
     /// A member's name says another digest than its bytes have.
-    #[error("`{name}` in the container archive has digest {got}, its name says {expected}")]
+    #[error("`{}` in the container archive has digest {got}, its name says {expected}", shown(name))]
     NameDigest {
         /// Name of the member.
         name: String,
@@ -105,7 +121,7 @@ pub enum ContainerError {
         expected: Sha256Digest,
     },
     /// A layer is not the one the image config means.
-    #[error("layer {layer} (`{name}`) has diff_id {got}, the image config says {expected}")]
+    #[error("layer {layer} (`{}`) has diff_id {got}, the image config says {expected}", shown(name))]
     DiffId {
         /// Counted from 0, lowest first.
         layer: usize,

@@ -2,6 +2,7 @@
 
 use coffer_manifest::User;
 
+use super::error::shown;
 use super::{Container, ContainerError};
 
 /// Longest `/etc/passwd` or `/etc/group` that is read.
@@ -16,13 +17,13 @@ const MAX_ID: u32 = u32::MAX - 1;
 #[non_exhaustive]
 pub enum UserError {
     /// The name is not in the image.
-    #[error("user `{name}` is not in the image's {PASSWD}\nhint: use a numeric user ID")]
+    #[error("user `{}` is not in the image's {PASSWD}\nhint: use a numeric user ID", shown(name))]
     NoUser {
         /// The name asked for.
         name: String,
     },
     /// The group is not in the image.
-    #[error("group `{name}` is not in the image's {GROUP}\nhint: use a numeric group ID")]
+    #[error("group `{}` is not in the image's {GROUP}\nhint: use a numeric group ID", shown(name))]
     NoGroup {
         /// The name asked for.
         name: String,
