@@ -77,7 +77,9 @@ fn read_archive(path: &Path) -> Result<Contents, InspectError> {
     let file = BufReader::with_capacity(BUFFER_BYTES, File::open(path).map_err(fail)?);
     let mut archive = Archive::new(GzDecoder::new(file));
     let mut contents = Contents { name: String::new(), files: BTreeMap::new() };
-    for entry in archive.entries().map_err(fail)? {
+    // Raw: a builder's names and sizes fit into plain headers. Otherwise a few packed bytes could be a name of many gigabytes,
+    // which the library would read into memory.
+    for entry in archive.entries().map_err(fail)?.raw(true) {
         let mut entry = entry.map_err(fail)?;
         let inside = entry.path().map_err(fail)?.into_owned();
         let refuse = || InspectError::Entry { path: path.to_owned(), entry: inside.to_string_lossy().escape_debug().to_string() };
@@ -160,6 +162,19 @@ mod tests {
         assert_eq!(contents.name, "cvm_0123456789ab");
         assert_eq!(contents.files["vmlinuz"].size, 3);
         assert_eq!(contents.files["vmlinuz"].sha256, Sha256Digest::of(b"abc"));
+    }
+
+    #[test]
+    fn names_that_do_not_fit_a_header_are_not_read() {
+        for kind in [EntryType::GNULongName, EntryType::GNULongLink, EntryType::XHeader, EntryType::XGlobalHeader] {
+            let mut header = tar::Header::new_gnu();
+            header.set_entry_type(kind);
+            header.set_path("cvm_0123456789ab/long").expect("fits");
+            header.set_size(16 << 20);
+            header.set_cksum();
+            let tar = [header.as_bytes().as_slice(), &vec![0; 16 << 20], &good()].concat();
+            assert!(matches!(read(&gzip(&tar)), Err(InspectError::Entry { .. })), "{kind:?}");
+        }
     }
 
     proptest! {

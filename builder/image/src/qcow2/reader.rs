@@ -9,6 +9,8 @@ use super::{MAGIC, MAX_VIRTUAL_BYTES, Qcow2Error};
 
 /// Bytes of the header that are read: all of version 2, and the feature bits of version 3.
 const HEADER_BYTES: usize = 104;
+/// The longest L1 table that is read, in entries: QEMU's own limit, 32 MiB.
+const MAX_L1_ENTRIES: u64 = 4 << 20;
 /// Incompatible feature bit 0: refcounts may be stale, data is not.
 const DIRTY: u64 = 1;
 /// Bits 9–55 of L1 and L2 entries: an offset in the file.
@@ -65,6 +67,7 @@ impl Reader {
             expect("incompatible features", features, features & !DIRTY == 0, "none but dirty")?;
         }
         let needed = virtual_size.div_ceil(1 << cluster_bits).div_ceil(1 << (cluster_bits - 3));
+        expect("L1 entries needed", needed, needed <= MAX_L1_ENTRIES, "at most 4194304")?;
         let entries = u64::from(word(36));
         expect("L1 entries", entries, entries >= needed, "enough for the disk")?;
         let l1 = read_words(&file, file_size, long(40), needed, "L1 table")?;
@@ -100,7 +103,8 @@ impl Reader {
         Ok(())
     }
 
-    /// Writes the disk as a raw, sparse file of its size.
+    /// Writes the disk as a raw, sparse file of its size, and no more data than the image's file has: one in which a cluster
+    /// stands for many could fill its reader's disk.
     ///
     /// # Errors
     /// See [`Qcow2Error`].
@@ -109,6 +113,8 @@ impl Reader {
         raw.set_len(self.virtual_size).map_err(io("write raw disk"))?;
         let mut buffer = vec![0; self.cluster() as usize];
         let per_table = self.cluster() << (self.cluster_bits - 3);
+        let most = self.file_size.saturating_add(self.cluster());
+        let mut copied = 0;
         for start in (0..self.virtual_size).step_by(per_table as usize) {
             let table = self.table(start)?;
             if table.is_empty() {
@@ -117,6 +123,8 @@ impl Reader {
             for at in (start..(start + per_table).min(self.virtual_size)).step_by(buffer.len()) {
                 let Some(place) = self.place(&table, at)? else { continue };
                 let len = buffer.len().min((self.virtual_size - at) as usize);
+                copied += len as u64;
+                expect("data", copied, copied <= most, "no more than the file holds")?;
                 self.fill(&mut buffer[..len], place)?;
                 raw.seek(SeekFrom::Start(at)).map_err(io("write raw disk"))?;
                 raw.write_all(&buffer[..len]).map_err(io("write raw disk"))?;

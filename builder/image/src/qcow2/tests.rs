@@ -84,6 +84,30 @@ fn refuses_what_it_does_not_read() {
 }
 
 #[test]
+fn a_small_file_does_not_become_a_large_disk() {
+    let image = write(&[(0, vec![7; CLUSTER as usize])], 64 << 20);
+    let mut bytes = fs::read(image.path()).unwrap();
+    // The one L2 table is the third cluster behind header and L1 table; all its entries now name the one data cluster.
+    let table = 3 * CLUSTER as usize;
+    let entry: [u8; 8] = bytes[table..table + 8].try_into().unwrap();
+    assert_eq!(u64::from_be_bytes(entry), (2 * CLUSTER) | COPIED);
+    bytes[table..table + CLUSTER as usize].copy_from_slice(&entry.repeat(ENTRIES as usize));
+    fs::write(image.path(), &bytes).unwrap();
+    let raw = tempfile::NamedTempFile::new().unwrap();
+    let copied = Reader::open(image.path()).unwrap().copy_to(&mut raw.reopen().unwrap());
+    assert!(matches!(copied, Err(Qcow2Error::Format { what: "data", .. })), "{copied:?}");
+    let written = std::os::unix::fs::MetadataExt::blocks(&fs::metadata(raw.path()).unwrap()) * 512;
+    assert!(written <= bytes.len() as u64 + 2 * CLUSTER, "{written} bytes from a file of {}", bytes.len());
+
+    // 2^28 L1 entries: 8 TiB in clusters of 512 bytes.
+    bytes[20..24].copy_from_slice(&9_u32.to_be_bytes());
+    bytes[24..32].copy_from_slice(&MAX_VIRTUAL_BYTES.to_be_bytes());
+    bytes[36..40].copy_from_slice(&u32::MAX.to_be_bytes());
+    fs::write(image.path(), &bytes).unwrap();
+    assert!(matches!(Reader::open(image.path()), Err(Qcow2Error::Format { what: "L1 entries needed", .. })));
+}
+
+#[test]
 #[expect(clippy::single_range_in_vec_init, reason = "lists of ranges, some of one")]
 fn what_was_not_announced_is_refused() {
     let file = tempfile::tempfile().unwrap();
