@@ -344,6 +344,10 @@ fn a_cancelled_build_leaves_nothing() {
             std::thread::sleep(Duration::from_millis(5));
         }
         std::thread::sleep(Duration::from_millis(300));
+        // Nor would a crash: its keys are in memory by now.
+        let limits = fs::read_to_string(format!("/proc/{}/limits", child.id())).expect("its limits");
+        let core = limits.lines().find(|line| line.starts_with("Max core file size")).expect("a line");
+        assert_eq!(core.split_whitespace().skip(4).collect::<Vec<_>>(), ["0", "0", "bytes"]);
         let killed = Command::new("kill").args(["-s", signal, &child.id().to_string()]).status().expect("kill");
         assert!(killed.success());
         let output = child.wait_with_output().expect("waits");

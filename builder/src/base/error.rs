@@ -35,6 +35,9 @@ pub enum BaseError {
     /// apt failed.
     #[error("`{command}` exited with {status}\n{stderr}")]
     Apt { command: String, status: std::process::ExitStatus, stderr: String },
+    /// Nobody says where packages can be kept.
+    #[error("there is no place for packages: neither XDG_CACHE_HOME nor HOME is set")]
+    NoCache,
     /// No entry of the machine's apt sources is a Debian mirror.
     #[error("this machine's apt sources name no Debian mirror")]
     NoMirror,
@@ -132,6 +135,7 @@ impl Hint for BaseError {
             Self::Apt { .. } | Self::NoMirror | Self::NoCandidate { .. } => {
                 "without a Debian mirror give the packages: `--offline --kernel-deb FILE --ovmf FILE`"
             }
+            Self::NoCache => "name a directory of yours with `--cache DIR`",
             Self::NoKeyring { .. } => "apt install debian-archive-keyring",
             Self::Lock { .. } => "`coffer base lock --update` writes a new one",
             Self::Deb { .. } | Self::Decompress { .. } => "fetch it again",

@@ -129,7 +129,7 @@ fn build_base(args: BuildArgs, ui: Ui) -> Result<(), BaseError> {
         ovmf: args.ovmf,
         offline: args.offline,
         unlocked: args.unlocked,
-        cache: cache(args.cache),
+        cache: cache(args.cache)?,
         ui,
     };
     let built = build::build(&Plan { root, init, shapes: args.shapes }, &source, &lock)?;
@@ -152,7 +152,7 @@ fn show_or_update_lock(args: &LockArgs, ui: Ui) -> Result<(), BaseError> {
         ui.raw(BaseLock::compiled_in()?.render().as_bytes());
         return Ok(());
     }
-    let lock = inputs::newest_lock(&cache(args.cache.clone()), ui)?;
+    let lock = inputs::newest_lock(&cache(args.cache.clone())?, ui)?;
     let refuse = |error| BaseError::File { action: "write", path: args.out.clone(), error };
     let beside = args.out.with_extension("lock.partial");
     std::fs::write(&beside, lock.render()).map_err(refuse)?;
@@ -161,11 +161,12 @@ fn show_or_update_lock(args: &LockArgs, ui: Ui) -> Result<(), BaseError> {
     Ok(())
 }
 
-/// Where packages are kept between builds.
-fn cache(given: Option<PathBuf>) -> PathBuf {
+/// Where packages are kept between builds. Never below /tmp, where anybody could have made the directory before us: apt's
+/// sources for this build lie in it too.
+fn cache(given: Option<PathBuf>) -> Result<PathBuf, BaseError> {
     let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     given
         .or_else(|| variable("XDG_CACHE_HOME").map(|dir| dir.join("coffer/base")))
         .or_else(|| variable("HOME").map(|dir| dir.join(".cache/coffer/base")))
-        .unwrap_or_else(|| std::env::temp_dir().join("coffer-base"))
+        .ok_or(BaseError::NoCache)
 }
