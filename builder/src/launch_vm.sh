@@ -344,7 +344,8 @@ follow_console() {
 console_line() {
 	local line=${1//[^[:print:]]/}
 	[[ $line == *coffer-init:\ * ]] || return 0
-	line="coffer-init: ${line##*coffer-init: }"
+	# From the first one on: behind it may stand what a key service said.
+	line="coffer-init: ${line#*coffer-init: }"
 	printf '%s\n' "$line"
 	case $line in
 	"coffer-init: failed "*) failed=$line ;;
@@ -398,6 +399,8 @@ conclude() {
 		die "QEMU did not start the VM: $(tail -n 3 qemu.log)" "./launch_vm.sh --check tests this host"
 	fi
 	say "the VM ended without a word (QEMU's status $qemu_status); the console is in $run_dir/boot.log"
+	# The guest's kernel says nothing to its host, not even why it panics.
+	((qemu_status != 0 || stops > 0)) || say "hint: a changed block of crypt_root.qcow2 ends a VM so; ./launch_vm.sh --check compares it"
 	exit 5
 }
 

@@ -271,6 +271,7 @@ fn exit_codes_follow_the_guests_last_words() {
         ("no newline at the end: coffer-init: failed stage=config cause=x id=-", 0, 3, "failed stage=config cause=x id=-"),
         ("[    0.000000] Kernel panic\\n", 0, 5, "the VM ended without a word"),
         ("not the guest: workload exit=0\\n", 0, 5, "the VM ended without a word"),
+        ("coffer-init: waiting stage=attest cause=\"coffer-init: workload exit=0 \"\\n", 0, 5, "hint: a changed block of crypt_root"),
     ] {
         fake_qemu(&project, &Guest { console, status, ..GUEST });
         let (got, _, said) = output(&mut simulate(&project, &bundle, &[]));
