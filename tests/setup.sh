@@ -7,7 +7,9 @@ command -v cargo >/dev/null || { say "no cargo in PATH"; say "hint: install Rust
 have() { dpkg-query -W -f '${db:Status-Abbrev}' "$1" 2>/dev/null | grep -q '^ii'; }
 install() { DEBIAN_FRONTEND=noninteractive apt-get "${apt[@]}" -qq -y --no-install-recommends --no-remove install "$@" >"$log" 2>&1 || { tail -5 "$log" >&2; say "hint: the whole output is in $log"; exit 1; }; }
 
-log=/var/tmp/coffer-setup.log apt=(-o "Dpkg::Use-Pty=0") updated=
+# Of our own making: in a folder that anybody could have prepared, anybody could name the sources root installs from.
+work=$(mktemp -d) && log=$work/log apt=(-o "Dpkg::Use-Pty=0") updated=
+trap '[ $? != 0 ] && [ -s "$log" ] || rm -rf "$work"' EXIT
 update() { [ -n "$updated" ] || { apt-get -qq update >"$log" 2>&1 || tail -3 "$log" >&2; updated=yes; }; }
 tools=(gcc libc6-dev mmdebstrap ca-certificates squashfs-tools-ng e2fsprogs cpio xz-utils zstd dpkg-dev)
 if [ -n "${1:-}" ]; then tools+=(cryptsetup-bin squashfs-tools shellcheck busybox-static python3-venv skopeo); fi
@@ -29,7 +31,7 @@ if ! command -v qemu-img >/dev/null || ! dpkg --compare-versions "$(version || t
   suite=$(sed -n 's/^VERSION_CODENAME=//p' /etc/os-release)
   if [ "$suite" = bookworm ]; then
     # A private source list: the machine's own stays as it is. The mirror is the machine's own, too.
-    private=/var/tmp/coffer-backports
+    private=$work/backports
     mkdir -p "$private/lists/partial"
     own() { apt-get indextargets --format "$1" 'Created-By: Packages' "Origin: Debian"; }
     key=/usr/share/keyrings/debian-archive-keyring.gpg
