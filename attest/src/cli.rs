@@ -10,7 +10,7 @@ Example, on a machine without SEV-SNP:
   coffer-simulator init sim
   coffer-attest init --dir service --root-of-trust simulated:sim/ark.pem --tls-name attest.demo.test
   coffer-attest serve --dir service --listen 127.0.0.1:8999 &
-  coffer-attest site enroll out/enroll/site-1.json --dir service
+  coffer-attest site enroll out/enroll/site-1.json --accept-aml-risk --dir service
 
 Exit codes:
   0  done

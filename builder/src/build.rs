@@ -30,6 +30,9 @@ use base_dir::BaseDir;
 use seal::Member;
 use staging::Staging;
 
+/// What a base without an open AML risk says; the key service enrolls any other only with `--accept-aml-risk`.
+const AML_RESTRICTED: &str = "restricted";
+
 /// A build stopped.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -198,6 +201,8 @@ fn destinations(out: &Path, staging: &Path, plans: &[Plan]) -> Vec<(PathBuf, Pat
 struct Built {
     site: SiteConfig,
     name: String,
+    /// Enrolling needs the operator's word: the base leaves the host's ACPI tables unmeasured.
+    aml_risk: bool,
 }
 
 /// Builds `<staging>/<site>/` and `<staging>/enroll/<site>.json`.
@@ -238,7 +243,7 @@ fn build_site(
     let secrets = Secrets { root: secret, kit: kit.map(|(key, _)| key) };
     let file = EnrollmentFile { record: record(&config, base, host_data, supersedes), secrets };
     write_file(&enrollment_file, &file.to_bytes().map_err(BuildError::Document)?, 0o600)?;
-    Ok(Built { site: config, name })
+    Ok(Built { site: config, name, aml_risk: base.base.open_risks.aml != AML_RESTRICTED })
 }
 
 fn seal_plan_kit(plan: &Plan, user: &coffer_manifest::User, uuid: &DiskUuid) -> Result<Option<(KitKey, SealedKit)>, BuildError> {
@@ -308,7 +313,8 @@ impl Built {
         ui.result(format_args!("{}", dir.join(format!("{site}.tgz")).display()));
         ui.result(format_args!("{}", enrollment.display()));
         ui.say(format_args!("\n{site} is built; {} holds its keys: keep it, and do not send it to the site. Next:", enrollment.display()));
-        ui.say(format_args!("  coffer-attest site enroll {} --dir SERVICE", enrollment.display()));
+        let accept = if self.aml_risk { " --accept-aml-risk   # the host's ACPI tables are not measured: you accept that" } else { "" };
+        ui.say(format_args!("  coffer-attest site enroll {} --dir SERVICE{accept}", enrollment.display()));
         ui.say(format_args!("  {}/launch_vm.sh{simulate} --check", bundle.display()));
         ui.say(format_args!("  {}/launch_vm.sh{simulate}", bundle.display()));
     }
