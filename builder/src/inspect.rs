@@ -92,7 +92,7 @@ fn problems(contents: &Contents, manifest: &Bundle, site: &SiteConfig, base: &Ba
     let host_data = host_data.unwrap_or(manifest.host_data);
     expect(manifest.host_data == host_data, format!("site.json has SHA-256 {host_data}, manifest.json says {}", manifest.host_data));
     let name = format!("cvm_{}", &host_data.to_string()[..12]);
-    expect(contents.name == name, format!("the directory is named {:?}, its HOST_DATA says {name}", contents.name));
+    expect(contents.name == name, format!("the directory is named {:?}, its HOST_DATA says {name}: rename it", contents.name));
     expect(
         (&manifest.project, &manifest.site) == (&site.project, &site.site),
         format!("manifest.json is of {}/{}, site.json of {}/{}", manifest.project, manifest.site, site.project, site.site),

@@ -97,7 +97,7 @@ impl<'a> Report<'a> {
         let mut out = String::new();
         // Writing to a String does not fail.
         let mut line = |name: &str, value: String| {
-            let _ = writeln!(out, "{name:<16}{value}");
+            let _ = writeln!(out, "{name:<17}{value}");
         };
         line("site", format!("{}/{} ({})", self.project, self.site, word(&self.role)));
         line("host data", self.host_data.to_string());
@@ -128,7 +128,7 @@ impl<'a> Report<'a> {
         }
         line("not closed", format!("aml {}", self.base.aml.escape_debug()));
         for text in &self.not_enforced {
-            line("not enforced yet", format!(" {text}"));
+            line("not enforced yet", text.clone());
         }
         let whole = if self.problems.is_empty() { "all as manifest.json says" } else { "NOT as manifest.json says" };
         line("files", whole.to_owned());
