@@ -15,6 +15,8 @@ readonly SIMULATOR_START_S=30    # it hashes firmware, kernel and initrd before 
 
 # shellcheck disable=SC2153 # CPUS is one of the values above, `cpus` is the choice made of them
 usage() {
+	local how=''
+	[[ $ROOT_OF_TRUST == amd-sev-snp ]] || how=' --simulate --simulator-state DIR'
 	cat <<-HELP
 		Starts site $SITE of project $PROJECT: root of trust ${ROOT_OF_TRUST%%:*}.
 
@@ -39,7 +41,7 @@ usage() {
 		Exit codes: 0 the workload ended with 0 · 1 this host, the command line or a file is wrong · 3 the guest stopped before
 		the workload, its last line says why · 4 the workload failed · 5 the VM ended without a word, or ran out of time
 
-		Example: ./launch_vm.sh --check && ./launch_vm.sh --cpus $DEFAULT_CPUS --memory 16384
+		Example: ./launch_vm.sh$how --check && ./launch_vm.sh$how --cpus $DEFAULT_CPUS --memory 16384
 	HELP
 }
 
@@ -297,6 +299,7 @@ take_lock() {
 prepare_run_dir() {
 	umask 077
 	mkdir -p -- "$run_dir" || die "run directory $run_dir cannot be made" "give another with --run-dir DIR"
+	[[ -w $run_dir && -x $run_dir ]] || die "run directory $run_dir is not writable" "another user made it: remove it, or give another with --run-dir DIR"
 	cd -- "$run_dir"
 	rm -f -- boot.log qemu.log simulator.log qmp.sock asp.sock hashes.bin loader button.in button.out
 	mkfifo -m 600 button.in button.out

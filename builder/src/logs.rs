@@ -30,6 +30,9 @@ pub enum LogsError {
     /// The disk does not hold what a guest writes.
     #[error("{}: {source}", path.display())]
     Disk { path: PathBuf, source: SidecarError },
+    /// No workload ever ran, or none that wrote.
+    #[error("{} has no log of a workload yet", path.display())]
+    NoWorkload { path: PathBuf },
     /// No log at all.
     #[error("{} has no logs yet", path.display())]
     Empty { path: PathBuf },
@@ -41,6 +44,7 @@ impl Hint for LogsError {
             Self::Read { .. } => "give the directory `cvm_<id>` that was started".to_owned(),
             Self::Running { .. } => "stop it first, or read boot.log in its run directory".to_owned(),
             Self::Empty { .. } => "start it with ./launch_vm.sh; `--run-dir` says where its boot.log is, if not in `run`".to_owned(),
+            Self::NoWorkload { path } => format!("`coffer logs {}` shows how far the VM came, if it was started", path.display()),
             Self::Disk { .. } => return None,
         })
     }
@@ -91,7 +95,7 @@ pub fn workload(ui: Ui, bundle: &Path) -> Result<(), Failure> {
     let found = found.map_err(|source| LogsError::Disk { path: disk, source })?;
     match found.into_iter().next().flatten() {
         Some(bytes) => print(ui, &bytes),
-        None => return Err(LogsError::Empty { path: bundle.to_owned() }.into()),
+        None => return Err(LogsError::NoWorkload { path: bundle.to_owned() }.into()),
     }
     Ok(())
 }

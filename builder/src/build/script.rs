@@ -58,7 +58,7 @@ pub fn launch_vm(site: &SiteConfig, base: &Base, host_data: &HostData) -> String
 /// What a site's operator reads first.
 pub fn readme(site: &SiteConfig, base: &Base, host_data: &HostData) -> String {
     let (model, cpus) = shapes(base);
-    let simulate = if base.root == BaseRoot::Simulated { " --simulate" } else { "" };
+    let simulate = if base.root == BaseRoot::Simulated { " --simulate --simulator-state DIR" } else { "" };
     let ports: Vec<String> = site.network.allowed_ports.iter().map(u16::to_string).collect();
     let cpus: Vec<String> = cpus.iter().map(u32::to_string).collect();
     let values = [
