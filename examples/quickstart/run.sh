@@ -6,8 +6,13 @@ here=$(cd "$(dirname "$0")" && pwd) repo=$(cd "$here/../.." && pwd)
 work=$(realpath -m "${COFFER_QUICKSTART_DIR:-$here/work}") cache=$repo/cache
 bin=${CARGO_TARGET_DIR:-$repo/target}/release guest=$repo/target/guest-bin
 service=
-trap '[ -z "$service" ] || kill "$service"' EXIT
+trap '[ -z "$service" ] || kill "$service" 2>/dev/null || true' EXIT
 step() { printf '\n\033[1m%s\033[0m\n' "$*"; }
+
+if (: >/dev/tcp/127.0.0.1/8999) 2>/dev/null; then
+  echo "quickstart: something listens on 127.0.0.1:8999, where the key service goes; hint: stop it (an earlier run's \`coffer-attest serve\`?)" >&2
+  exit 1
+fi
 
 step "1/7 what is missing on this machine"
 "$repo/tests/setup.sh"
@@ -33,7 +38,7 @@ coffer-attest init --dir "$work/service" --root-of-trust "simulated:$work/simula
 coffer-attest serve --dir "$work/service" --listen 127.0.0.1:8999 >"$work/service.log" 2>&1 &
 service=$!
 ca=$work/service/tls/ca.pem
-timeout 20 bash -c "until grep -q listening '$work/service.log'; do kill -0 $service || exit 1; sleep 0.1; done" || { cat "$work/service.log" >&2; exit 1; }
+timeout 20 bash -c "until grep -q listening '$work/service.log'; do kill -0 $service 2>/dev/null || exit 1; sleep 0.1; done" || { cat "$work/service.log" >&2; exit 1; }
 
 step "6/7 the site's bundle: encrypted root, kit, launch script; and its enrollment"
 cp "$here/cc_site-1.yml" "$here/project.yml" "$work"
