@@ -180,7 +180,9 @@ fn refused(url: &str, status: u16, body: &[u8]) -> Failure {
     let hint = match detail.split(':').next().unwrap_or_default() {
         "aml_risk" => "the host's ACPI tables are not measured; if you accept that for this base, add --accept-aml-risk",
         "name_taken" => "names are given once; a new config of the same site is built with `supersedes`",
-        "admin_auth" | "admin_auth_missing" => "is this the key of an admin of this service, does --tls-name (or the host in --url) name it, and are both clocks right?",
+        "admin_auth" | "admin_auth_missing" => {
+            "is this the key of an admin of this service, does --tls-name (or the host in --url) name it, and are both clocks right?"
+        }
         _ => return failure,
     };
     failure.hint(hint)
