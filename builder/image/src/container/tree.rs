@@ -47,7 +47,7 @@ pub enum ExtraKind {
     File,
 }
 
-/// A path that must exist in the root file system: a mount point or a placeholder.
+/// A path that must exist in the root file system: a directory or an empty file for the guest to mount over.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ExtraPath {
     /// Absolute path.
