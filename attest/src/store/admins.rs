@@ -5,6 +5,16 @@ use serde::{Deserialize, Serialize};
 
 use super::{Store, StoreError};
 
+/// Table of admins.
+pub(super) const SCHEMA: &str = "
+CREATE TABLE admins (
+  kid    TEXT PRIMARY KEY,
+  name   TEXT NOT NULL UNIQUE,
+  public TEXT NOT NULL,
+  scopes TEXT NOT NULL
+) STRICT;
+";
+
 /// What an admin may ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

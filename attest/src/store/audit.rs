@@ -10,6 +10,22 @@ use serde::{Deserialize, Serialize};
 
 use super::{Store, StoreError};
 
+/// Table of the audit log.
+pub(super) const SCHEMA: &str = "
+CREATE TABLE audit (
+  seq     INTEGER PRIMARY KEY,
+  entry   TEXT NOT NULL,
+  digest  BLOB NOT NULL,
+  project TEXT GENERATED ALWAYS AS (json_extract(entry, '$.project')) VIRTUAL,
+  site    TEXT GENERATED ALWAYS AS (json_extract(entry, '$.site')) VIRTUAL
+) STRICT;
+CREATE INDEX audit_by_site ON audit (project, site, seq);
+CREATE TRIGGER audit_is_append_only_u BEFORE UPDATE ON audit
+  BEGIN SELECT RAISE(ABORT, 'audit is append-only'); END;
+CREATE TRIGGER audit_is_append_only_d BEFORE DELETE ON audit
+  BEGIN SELECT RAISE(ABORT, 'audit is append-only'); END;
+";
+
 /// What happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -22,7 +22,7 @@ pub use sites::{EnrollError, RevokeError, SecretState, Site, Standing};
 use crate::kek::{Kek, SealError};
 
 /// `PRAGMA user_version` of the schema this build reads and writes.
-const SCHEMA_VERSION: i64 = 1;
+const SCHEMA_VERSION: i64 = 2;
 /// `PRAGMA application_id`: ASCII `CofA`.
 const APPLICATION_ID: i64 = 0x436f_6641;
 /// How long a start waits for a predecessor that is still shutting down.
@@ -30,6 +30,7 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Sealed keys are written once, at `init`.
 const KEY_VERSION: u64 = 1;
 
+/// The service itself; every other table is stated beside the code that reads it.
 const SCHEMA: &str = "
 CREATE TABLE service (
   one           INTEGER PRIMARY KEY CHECK (one = 1),
@@ -38,56 +39,10 @@ CREATE TABLE service (
   epoch         INTEGER NOT NULL
 ) STRICT;
 CREATE TABLE sealed_keys (name TEXT PRIMARY KEY, sealed BLOB NOT NULL) STRICT;
-CREATE TABLE admins (
-  kid    TEXT PRIMARY KEY,
-  name   TEXT NOT NULL UNIQUE,
-  public TEXT NOT NULL,
-  scopes TEXT NOT NULL
-) STRICT;
-CREATE TABLE sites (
-  host_data     TEXT PRIMARY KEY,
-  project       TEXT NOT NULL,
-  site          TEXT NOT NULL,
-  root_of_trust TEXT NOT NULL,
-  record        BLOB NOT NULL,
-  enrolled_at   INTEGER NOT NULL,
-  enrolled_by   TEXT NOT NULL,
-  revoked_at    INTEGER,
-  revoked_by    TEXT,
-  revoked_why   TEXT
-) STRICT;
-CREATE UNIQUE INDEX one_active_config_per_site ON sites (project, site) WHERE revoked_at IS NULL;
-CREATE TRIGGER tombstones_stay BEFORE DELETE ON sites
-  BEGIN SELECT RAISE(ABORT, 'sites are never deleted'); END;
-CREATE TRIGGER revocation_stays BEFORE UPDATE ON sites WHEN OLD.revoked_at IS NOT NULL
-  BEGIN SELECT RAISE(ABORT, 'a revoked site never changes'); END;
-CREATE TRIGGER records_stay BEFORE UPDATE OF host_data, project, site, root_of_trust, record ON sites
-  BEGIN SELECT RAISE(ABORT, 'an enrollment never changes'); END;
-CREATE TABLE secrets (
-  path      TEXT NOT NULL,
-  version   INTEGER NOT NULL,
-  host_data TEXT NOT NULL REFERENCES sites (host_data),
-  sealed    BLOB NOT NULL,
-  PRIMARY KEY (path, version)
-) STRICT;
-CREATE TRIGGER secrets_stay BEFORE UPDATE ON secrets
-  BEGIN SELECT RAISE(ABORT, 'secrets are create-only'); END;
-CREATE TABLE spent (token BLOB PRIMARY KEY, forget_at INTEGER NOT NULL) STRICT, WITHOUT ROWID;
-CREATE INDEX spent_by_age ON spent (forget_at);
-CREATE TABLE token_facts (id TEXT PRIMARY KEY, facts TEXT NOT NULL, forget_at INTEGER NOT NULL) STRICT;
-CREATE TABLE audit (
-  seq     INTEGER PRIMARY KEY,
-  entry   TEXT NOT NULL,
-  digest  BLOB NOT NULL,
-  project TEXT GENERATED ALWAYS AS (json_extract(entry, '$.project')) VIRTUAL,
-  site    TEXT GENERATED ALWAYS AS (json_extract(entry, '$.site')) VIRTUAL
-) STRICT;
-CREATE INDEX audit_by_site ON audit (project, site, seq);
-CREATE TRIGGER audit_is_append_only_u BEFORE UPDATE ON audit
-  BEGIN SELECT RAISE(ABORT, 'audit is append-only'); END;
-CREATE TRIGGER audit_is_append_only_d BEFORE DELETE ON audit
-  BEGIN SELECT RAISE(ABORT, 'audit is append-only'); END;
 ";
+
+/// All tables of schema [`SCHEMA_VERSION`].
+const SCHEMAS: &[&str] = &[SCHEMA, admins::SCHEMA, sites::SCHEMA, spent::SCHEMA, audit::SCHEMA];
 
 /// The database refuses, or says something this build cannot believe.
 #[derive(Debug, thiserror::Error)]
@@ -179,7 +134,9 @@ impl Store {
     pub fn create(path: &Path, kek: Kek, root_of_trust: RootOfTrust, ark: Option<&[u8]>) -> Result<Self, StoreError> {
         let mut db = connect(path, OpenFlags::SQLITE_OPEN_CREATE)?;
         let tx = db.transaction()?;
-        tx.execute_batch(SCHEMA)?;
+        for schema in SCHEMAS {
+            tx.execute_batch(schema)?;
+        }
         tx.execute("INSERT INTO service (one, root_of_trust, ark, epoch) VALUES (1, ?1, ?2, 0)", params![root_of_trust.to_string(), ark])?;
         tx.pragma_update(None, "application_id", APPLICATION_ID)?;
         tx.pragma_update(None, "user_version", SCHEMA_VERSION)?;

@@ -12,6 +12,38 @@ use zeroize::Zeroizing;
 use super::audit::{Entry, Event, Subject, append};
 use super::{Store, StoreError, seconds};
 
+/// Tables of enrollments and their secrets.
+pub(super) const SCHEMA: &str = "
+CREATE TABLE sites (
+  host_data     TEXT PRIMARY KEY,
+  project       TEXT NOT NULL,
+  site          TEXT NOT NULL,
+  root_of_trust TEXT NOT NULL,
+  record        BLOB NOT NULL,
+  enrolled_at   INTEGER NOT NULL,
+  enrolled_by   TEXT NOT NULL,
+  revoked_at    INTEGER,
+  revoked_by    TEXT,
+  revoked_why   TEXT
+) STRICT;
+CREATE UNIQUE INDEX one_active_config_per_site ON sites (project, site) WHERE revoked_at IS NULL;
+CREATE TRIGGER tombstones_stay BEFORE DELETE ON sites
+  BEGIN SELECT RAISE(ABORT, 'sites are never deleted'); END;
+CREATE TRIGGER revocation_stays BEFORE UPDATE ON sites WHEN OLD.revoked_at IS NOT NULL
+  BEGIN SELECT RAISE(ABORT, 'a revoked site never changes'); END;
+CREATE TRIGGER records_stay BEFORE UPDATE OF host_data, project, site, root_of_trust, record ON sites
+  BEGIN SELECT RAISE(ABORT, 'an enrollment never changes'); END;
+CREATE TABLE secrets (
+  path      TEXT NOT NULL,
+  version   INTEGER NOT NULL,
+  host_data TEXT NOT NULL REFERENCES sites (host_data),
+  sealed    BLOB NOT NULL,
+  PRIMARY KEY (path, version)
+) STRICT;
+CREATE TRIGGER secrets_stay BEFORE UPDATE ON secrets
+  BEGIN SELECT RAISE(ABORT, 'secrets are create-only'); END;
+";
+
 /// More bases than a site can sensibly have: every vCPU count of a few releases.
 const MAX_LAUNCH_DIGESTS: usize = 256;
 /// A path is written once; versions are for a later format.

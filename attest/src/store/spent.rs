@@ -5,6 +5,13 @@ use rusqlite::{OptionalExtension, params};
 
 use super::{Store, StoreError, seconds};
 
+/// Tables of what is remembered for a while.
+pub(super) const SCHEMA: &str = "
+CREATE TABLE spent (token BLOB PRIMARY KEY, forget_at INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+CREATE INDEX spent_by_age ON spent (forget_at);
+CREATE TABLE token_facts (id TEXT PRIMARY KEY, facts TEXT NOT NULL, forget_at INTEGER NOT NULL) STRICT;
+";
+
 impl Store {
     /// Marks `token` as used; false if it was already. `forget_at` (Unix seconds) must lie after the token's own expiry.
     ///

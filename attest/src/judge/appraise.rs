@@ -1,0 +1,55 @@
+//! Evidence against a record: verified claims, or the first rule broken.
+
+use coffer_evidence::{ReportData, SnpEvidence};
+use coffer_verify::{Claims, Enrolled, Expected, Reject, Verified, verify};
+
+use super::Judge;
+use crate::failure::chain;
+use crate::store::{Site, Standing};
+
+/// Evidence was refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// Reason code, for the peer.
+    pub code: &'static str,
+    /// The rule and both values, for the audit log.
+    pub detail: String,
+    /// Whether the report's signature had held.
+    pub authenticated: bool,
+}
+
+impl Judge {
+    /// Appraises evidence against the record of its HOST_DATA, which the caller looked up.
+    ///
+    /// # Errors
+    /// The first rule broken.
+    pub fn appraise(
+        &self,
+        evidence: &SnpEvidence,
+        report_data: ReportData,
+        site: Option<&Site>,
+        now: u64,
+    ) -> Result<Verified<Claims>, Refused> {
+        let enrolled = site
+            .filter(|site| site.standing == Standing::Active)
+            .map(|site| Enrolled { host_data: site.record.host_data, launch_digests: site.record.launch_digests.clone() });
+        let expected = Expected { report_data, platforms: &self.platforms, enrolled: enrolled.as_ref() };
+        verify(evidence, &expected, &self.roots, coffer_verify::UnixTime(now)).map_err(|reject| refused(&reject, site))
+    }
+}
+
+/// A revoked record looks to the verifier like none; the audit log and the peer are told which it was.
+fn refused(reject: &Reject, site: Option<&Site>) -> Refused {
+    if let (Reject::HostData { .. }, Some(revoked)) = (reject, site.and_then(revoked)) {
+        return revoked;
+    }
+    Refused { code: reject.code(), detail: chain(reject), authenticated: reject.is_authenticated() }
+}
+
+/// The refusal of a revoked record; none if it still stands.
+#[must_use]
+pub fn revoked(site: &Site) -> Option<Refused> {
+    let Standing::Revoked { revoked_at, revoked_by, revoked_why } = &site.standing else { return None };
+    let detail = format!("site was revoked at {revoked_at} by `{revoked_by}`: {revoked_why}");
+    Some(Refused { code: "revoked", detail, authenticated: true })
+}
