@@ -192,8 +192,14 @@ impl Signer {
         claims.check_form(typ)?;
         let payload = serde_json::to_vec(claims).map_err(SignError::Encode)?;
         let input = compact::signing_input(ALG, typ.name(), &self.kid, &payload);
-        let signature: Signature = self.key.sign(input.as_bytes());
-        Ok(compact::finish(input, &signature.to_bytes()))
+        let signature = self.sign_bytes(input.as_bytes());
+        Ok(compact::finish(input, &signature))
+    }
+
+    /// ES256: r then s, 32 bytes each.
+    pub(crate) fn sign_bytes(&self, bytes: &[u8]) -> [u8; 64] {
+        let signature: Signature = self.key.sign(bytes);
+        signature.to_bytes().into()
     }
 }
 

@@ -10,10 +10,12 @@ mod check;
 mod claims;
 mod compact;
 mod key;
+mod statement;
 
 pub use check::{Checked, Expectation, MAX_SKEW_SECONDS, MAX_TOKEN_BYTES, Reject, Usage, check};
 pub use claims::{Claims, CofferClaims, FormError, GpuVerdict, Hex, MAX_LIFETIME_SECONDS, Subject, Typ, Version1};
 pub use key::{Jkt, JktError, Jwks, KeyError, SignError, Signer};
+pub use statement::{MAX_STATEMENT_BYTES, StatementError, StatementKind};
 
 /// Seconds since 1970-01-01T00:00:00Z.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
