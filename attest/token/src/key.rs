@@ -280,6 +280,20 @@ impl Jwks {
         serde_json::to_vec(&RawJwks { keys }).map_err(KeyError::Parse)
     }
 
+    /// One set of the keys of several; a key that is in more than one of them counts once.
+    ///
+    /// # Errors
+    /// [`KeyError::Count`] for none or too many.
+    pub fn union<'a>(sets: impl IntoIterator<Item = &'a Self>) -> Result<Self, KeyError> {
+        let mut keys: Vec<(String, VerifyingKey)> = Vec::new();
+        for (kid, key) in sets.into_iter().flat_map(|set| &set.keys) {
+            if !keys.iter().any(|(known, _)| known == kid) {
+                keys.push((kid.clone(), *key));
+            }
+        }
+        if (1..=MAX_KEYS).contains(&keys.len()) { Ok(Self { keys }) } else { Err(KeyError::Count { got: keys.len() }) }
+    }
+
     pub(crate) fn has(&self, kid: &str) -> bool {
         self.keys.iter().any(|(id, _)| id == kid)
     }
@@ -349,6 +363,16 @@ mod tests {
         let parsed = Jwks::parse(set.to_string().as_bytes()).expect("parses");
         assert!(parsed.has(signer(1).kid()) && parsed.has(signer(2).kid()) && !parsed.has(signer(3).kid()));
         assert_eq!(serde_json::from_slice::<Value>(&parsed.to_bytes().expect("encodes")).expect("JSON"), set);
+    }
+
+    #[test]
+    fn sets_join_without_repetition() {
+        let (one, two) = (signer(1).jwks(), signer(2).jwks());
+        let both = Jwks::union([&one, &two, &one]).expect("two keys");
+        assert_eq!(both, Jwks::parse(document(&[signer(1), signer(2)]).to_string().as_bytes()).expect("parses"));
+        assert!(matches!(Jwks::union([]), Err(KeyError::Count { got: 0 })));
+        let many: Vec<Jwks> = (1..=17).map(|n| signer(n).jwks()).collect();
+        assert!(matches!(Jwks::union(&many), Err(KeyError::Count { got: 17 })));
     }
 
     #[test]
