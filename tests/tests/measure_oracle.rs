@@ -1,4 +1,4 @@
-//! An independent implementation must agree: `sev-snp-measure` from PyPI, on fifty random launches.
+//! An independent implementation must agree: `sev-snp-measure` from PyPI, on fifty random launches and on their ID blocks.
 //!
 //! Needs Python with venv and pip's index; a machine without them skips and says so.
 
@@ -6,7 +6,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use coffer_measure::{CPU_MODELS, Firmware, HashTable, Shape, Vmm, measure};
+use coffer_evidence::{GuestPolicy, LaunchDigest};
+use coffer_measure::{CPU_MODELS, Firmware, HashTable, IdAuth, IdBlock, IdPrivateKey, Shape, Vmm, measure};
+use data_encoding::BASE64;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -24,6 +26,30 @@ for c in json.load(open(sys.argv[1])):
         c['kernel'], c['initrd'], c['append'], c['features'], vmm_type=VMMType[c['vmm']])
     out.append(ld.hex())
 print(json.dumps(out))
+";
+
+/// Makes an ID block with the oracle's own code, and verifies ours: its structures, the signatures by `cryptography`.
+const ID_SCRIPT: &str = "
+import base64, json, sys
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, utils
+from sevsnpmeasure import id_block
+folder, ld, block, auth = sys.argv[1:5]
+theirs = id_block.snp_calc_id_block(bytes.fromhex(ld), folder + '/id.pem', folder + '/author.pem')
+block = base64.b64decode(block)
+auth = id_block.IdAuth.from_buffer_copy(base64.b64decode(auth))
+def verify(public, signature, message):
+    public = id_block.ECPublicKey.from_buffer_copy(bytes(public))
+    signature = id_block.SnpSignature.from_buffer_copy(bytes(signature))
+    number = lambda field: int.from_bytes(bytes(field), 'little')
+    assert public.curve == id_block.CurveP384
+    point = ec.EllipticCurvePublicNumbers(number(public.qx), number(public.qy), ec.SECP384R1()).public_key()
+    signature = utils.encode_dss_signature(number(signature.sig_r), number(signature.sig_s))
+    point.verify(signature, bytes(message), ec.ECDSA(hashes.SHA384()))
+assert (auth.id_key_algo, auth.auth_key_algo) == (1, 1)
+verify(auth.id_key, auth.block_sig, block)
+verify(auth.author_key, auth.id_key_sig, auth.id_key)
+print(theirs)
 ";
 
 /// A stream of bytes that is the same on every machine: SHA-256 of a counter.
@@ -150,5 +176,44 @@ fn fifty_random_launches_agree_with_sev_snp_measure() {
     assert_eq!(theirs.len(), CASES);
     for (i, (ours, theirs)) in ours.iter().zip(&theirs).enumerate() {
         assert_eq!(ours, theirs, "case {i}: {}", described[i]);
+    }
+}
+
+#[test]
+fn id_blocks_agree_with_sev_snp_measure() {
+    let python = match python() {
+        Ok(python) => python,
+        Err(why) => {
+            println!("skipped: no {ORACLE} here: {}; hint: apt install python3-venv", why.trim());
+            return;
+        }
+    };
+    let mut random = Random(7, Vec::new());
+    for case in 0..3 {
+        let dir = tempfile::tempdir().unwrap();
+        let author_key = IdPrivateKey::from_scalar(&random.bytes(48).try_into().unwrap()).unwrap();
+        let id_key = author_key.id_key_of("demo").unwrap();
+        fs::write(dir.path().join("id.pem"), id_key.expose_pem().unwrap().as_bytes()).unwrap();
+        fs::write(dir.path().join("author.pem"), author_key.expose_pem().unwrap().as_bytes()).unwrap();
+        let launch_digest = LaunchDigest::try_from(random.bytes(48).as_slice()).unwrap();
+        // What the oracle can say: no ids, SVN 0, its default policy. The other fields have tests of their own.
+        let block = IdBlock { launch_digest, family_id: [0; 16], image_id: [0; 16], guest_svn: 0, policy: GuestPolicy(0x30000) };
+        let auth = IdAuth::sign(&block, &id_key, &author_key);
+        let out = Command::new(&python)
+            .args(["-c", ID_SCRIPT])
+            .arg(dir.path())
+            .arg(launch_digest.to_string())
+            .args([BASE64.encode(&block.to_bytes()), BASE64.encode(auth.as_bytes())])
+            .output()
+            .unwrap();
+        assert!(out.status.success(), "case {case}: {}", String::from_utf8_lossy(&out.stderr));
+        let theirs = String::from_utf8(out.stdout).unwrap();
+        let part = |before: &str, after: &str| theirs.split(before).nth(1).unwrap().split(after).next().unwrap().trim().to_owned();
+        assert_eq!(part("id-block=", ","), BASE64.encode(&block.to_bytes()), "case {case}");
+        assert_eq!(part("id_key_hash: ", "\n"), BASE64.encode(id_key.public().digest().as_bytes()), "case {case}");
+        assert_eq!(part("author_key: ", "\n"), BASE64.encode(author_key.public().digest().as_bytes()), "case {case}");
+        let their_auth = IdAuth::from_bytes(&BASE64.decode(part("id-auth=", "\n").as_bytes()).unwrap()).unwrap();
+        assert_eq!(their_auth.check(&block.to_bytes(), true), auth.check(&block.to_bytes(), true), "case {case}");
+        assert!(their_auth.check(&block.to_bytes(), true).is_ok(), "case {case}");
     }
 }
