@@ -13,6 +13,7 @@ mod kek;
 mod layout;
 mod memory;
 mod net;
+mod reason;
 mod serve;
 mod session;
 mod site;

@@ -7,7 +7,6 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use coffer_evidence::HostData;
 use coffer_manifest::{DocumentError, EnrollmentFile, MAX_DOCUMENT_BYTES, ProjectName, SiteName};
-use coffer_protocol::ErrorKind;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -15,6 +14,7 @@ use super::extract::{Body, Nothing, Signed};
 use super::problem::Problem;
 use super::{Service, blocking};
 use crate::clock::unix_now;
+use crate::reason::Reason;
 use crate::store::{Admin, EnrollError, Entry, Event, RevokeError, Scope, Site, Subject};
 
 /// Decisions that `site show` gets.
@@ -92,7 +92,7 @@ pub async fn enroll(State(service): State<Arc<Service>>, signed: Signed<EnrollBo
         let enrolled = service.store().enroll(&body.file, body.accept_aml_risk, &admin.name, unix_now());
         enrolled.map_err(|e| match e {
             EnrollError::Store(e) => Problem::internal(&e),
-            e => refuse_change(service, &admin, e.code(), &e, (&record.project, &record.site, Some(record.host_data))),
+            e => refuse_change(service, &admin, e.reason(), &e, (&record.project, &record.site, Some(record.host_data))),
         })?;
         let record = body.file.record;
         tracing::info!(by = %admin.name, project = %record.project, site = %record.site, host_data = %record.host_data, "enrolled");
@@ -120,7 +120,7 @@ pub async fn show(
         let configs = store.history(&project, &site).map_err(|e| Problem::internal(&e))?;
         if configs.is_empty() {
             let why = format!("site `{project}/{site}` was never enrolled");
-            return Err(Problem::told(StatusCode::NOT_FOUND, ErrorKind::PluginNotFound, "no_such_site", &why));
+            return Err(Problem::tell(Reason::NoSuchSite, &why));
         }
         let decisions = store.entries_of(&project, &site, SHOWN_DECISIONS).map_err(|e| Problem::internal(&e))?;
         Ok(Json(Shown { configs, decisions }))
@@ -141,7 +141,7 @@ pub async fn revoke(
         let revoked = service.store().revoke(&project, &site, body.host_data, &admin.name, &body.reason, unix_now());
         let host_data = revoked.map_err(|e| match e {
             RevokeError::Store(e) => Problem::internal(&e),
-            e => refuse_change(service, &admin, "not_active", &e, (&project, &site, body.host_data)),
+            e => refuse_change(service, &admin, Reason::NotActive, &e, (&project, &site, body.host_data)),
         })?;
         tracing::info!(by = %admin.name, %project, %site, %host_data, "revoked");
         Ok(Json(Changed { project, site, host_data }))
@@ -153,20 +153,20 @@ pub async fn revoke(
 fn refuse_change(
     service: &Service,
     admin: &Admin,
-    code: &str,
+    reason: Reason,
     why: &dyn std::fmt::Display,
     (project, site, host_data): (&ProjectName, &SiteName, Option<HostData>),
 ) -> Problem {
     let subject = Subject { project: Some(project.clone()), site: Some(site.clone()), host_data };
-    let entry = Entry::new(unix_now(), Event::Refuse, &admin.name, code, why.to_string(), subject);
+    let entry = Entry::new(unix_now(), Event::Refuse, &admin.name, reason.code(), why.to_string(), subject);
     match service.store().record(entry) {
-        Ok(()) => Problem::told(StatusCode::CONFLICT, ErrorKind::PolicyDeny, code, why),
+        Ok(()) => Problem::tell(reason, why),
         Err(error) => Problem::internal(&error),
     }
 }
 
 fn site_name((project, site): (String, String)) -> Result<(ProjectName, SiteName), Problem> {
-    let refuse = |e: coffer_manifest::NameError| Problem::told(StatusCode::NOT_FOUND, ErrorKind::PluginNotFound, "no_such_site", &e);
+    let refuse = |e: coffer_manifest::NameError| Problem::tell(Reason::NoSuchSite, &e);
     Ok((project.parse().map_err(refuse)?, site.parse().map_err(refuse)?))
 }
 
@@ -179,7 +179,7 @@ fn unreadable(error: &DocumentError) -> Problem {
 }
 
 fn malformed(why: &dyn std::fmt::Display) -> Problem {
-    Problem::told(StatusCode::BAD_REQUEST, ErrorKind::SerdeError, "malformed", why)
+    Problem::tell(Reason::Malformed, why)
 }
 
 #[cfg(test)]

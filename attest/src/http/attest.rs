@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, SET_COOKIE};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::HeaderMap;
 use axum::response::IntoResponse;
 use coffer_evidence::{HostData, ReportData, SnpEvidence};
 use coffer_kbs_policy::EvidenceFacts;
-use coffer_protocol::{Attestation, ErrorKind, Purpose, TokenResponse};
+use coffer_protocol::{Attestation, Purpose, TokenResponse};
 use coffer_verify::Reject;
 
 use super::extract::{Typed, session_cookie};
@@ -17,6 +17,7 @@ use super::{Service, blocking};
 use crate::clock::unix_now;
 use crate::failure::chain;
 use crate::judge::{Issued, Refused, revoked};
+use crate::reason::{Reason, Rule};
 use crate::session::{ATTESTED_TTL_S, Attested, Challenged, CookieError, set_cookie};
 use crate::store::{Entry, Event, Site, Subject};
 
@@ -29,7 +30,7 @@ pub async fn attest(
     headers: HeaderMap,
     Typed(attestation): Typed<Attestation>,
 ) -> Result<impl IntoResponse, Problem> {
-    let cookie = session_cookie(&headers).ok_or_else(|| challenge_problem("no_challenge", &"no session cookie"))?.to_owned();
+    let cookie = session_cookie(&headers).ok_or_else(|| challenge_problem(Reason::NoChallenge, &"no session cookie"))?.to_owned();
     let (token, cookie) = blocking(&service, move |service| decide(service, &cookie, &attestation)).await?;
     let headers = [
         (SET_COOKIE, set_cookie(&cookie, ATTESTED_TTL_S)),
@@ -46,7 +47,7 @@ fn decide(service: &Service, cookie: &str, attestation: &Attestation) -> Result<
     check_purpose(attestation)?;
     let evidence = SnpEvidence::from_json(attestation.primary_evidence.get().as_bytes()).map_err(|e| {
         let reject = Reject::from(e);
-        refuse_attestation(reject.code(), RefusalId::new(), &chain(&reject))
+        Problem::refuse(Reason::Rule(Rule::of(&reject)), &chain(&reject))
     })?;
     let host_data = evidence.report.fields().host_data;
     let site = service.store().site(&host_data).map_err(|e| Problem::internal(&e))?;
@@ -100,41 +101,42 @@ fn decide(service: &Service, cookie: &str, attestation: &Attestation) -> Result<
 /// Spends the challenge before anything is verified: one nonce, one attempt.
 fn redeem(service: &Service, cookie: &str, attestation: &Attestation, now: u64) -> Result<(), Problem> {
     let challenge: Challenged = service.cookies.open(cookie, service.epoch, now).map_err(|e| {
-        let code = match e {
-            CookieError::Unreadable => "challenge_unreadable",
-            CookieError::Epoch { .. } => "challenge_epoch",
-            CookieError::Expired { .. } => "challenge_expired",
+        let reason = match e {
+            CookieError::Unreadable => Reason::ChallengeUnreadable,
+            CookieError::Epoch { .. } => Reason::ChallengeEpoch,
+            CookieError::Expired { .. } => Reason::ChallengeExpired,
         };
-        challenge_problem(code, &e)
+        challenge_problem(reason, &e)
     })?;
     let forget_at = challenge.expires_at.saturating_add(SPENT_GRACE_S);
     let fresh = service.store().spend("challenge", challenge.nonce.as_bytes(), forget_at).map_err(|e| Problem::internal(&e))?;
     if !fresh {
-        return Err(challenge_problem("challenge_spent", &format!("nonce {} was redeemed before", challenge.nonce)));
+        return Err(challenge_problem(Reason::ChallengeSpent, &format!("nonce {} was redeemed before", challenge.nonce)));
     }
     let got = attestation.runtime_data.nonce();
     if *got != challenge.nonce {
-        return Err(challenge_problem("nonce", &format!("runtime-data has nonce {got}, the challenge is {}", challenge.nonce)));
+        return Err(challenge_problem(Reason::NonceMismatch, &format!("runtime-data has nonce {got}, the challenge is {}", challenge.nonce))
+            .with_values(&challenge.nonce, &got));
     }
     match (challenge.coffer, attestation.runtime_data.coffer().is_some()) {
-        (true, false) => Err(challenge_problem("bound_keys_missing", &"client asked for bound keys and brings none")),
-        (false, true) => Err(challenge_problem("bound_keys_unasked", &"client brings bound keys and did not ask for them")),
+        (true, false) => Err(challenge_problem(Reason::BoundKeysMissing, &"client asked for bound keys and brings none")),
+        (false, true) => Err(challenge_problem(Reason::BoundKeysUnasked, &"client brings bound keys and did not ask for them")),
         _ => Ok(()),
     }
 }
 
 /// What this build does not judge is refused, never passed over.
 fn check_purpose(attestation: &Attestation) -> Result<(), Problem> {
-    let refuse = |code, why: &str| Err(refuse_attestation(code, RefusalId::new(), why));
+    let refuse = |reason, why: &str| Err(Problem::refuse(reason, &why));
     if attestation.init_data.is_some() {
-        return refuse("init_data", "client sends init-data; a site of this service has its site config in HOST_DATA");
+        return refuse(Reason::InitData, "client sends init-data; a site of this service has its site config in HOST_DATA");
     }
     if !attestation.additional_evidence.is_empty() {
-        return refuse("additional_evidence", "client sends device evidence, which this build does not judge");
+        return refuse(Reason::AdditionalEvidence, "client sends device evidence, which this build does not judge");
     }
     match purpose(attestation) {
         Purpose::Boot | Purpose::Renew => Ok(()),
-        Purpose::Gpu => refuse("purpose", "handshake is for a GPU, which this build does not judge"),
+        Purpose::Gpu => refuse(Reason::Purpose, "handshake is for a GPU, which this build does not judge"),
     }
 }
 
@@ -145,13 +147,14 @@ fn purpose(attestation: &Attestation) -> Purpose {
 
 fn record_refusal(service: &Service, refused: &Refused, host_data: HostData, site: Option<&Site>, now: u64) -> Problem {
     let id = RefusalId::new();
-    if refused.authenticated {
-        let entry = Entry::new(now, Event::Refuse, id.as_str(), refused.code, refused.detail.clone(), subject(host_data, site));
-        if let Err(error) = service.store().record(entry) {
-            return Problem::internal(&error);
-        }
+    if !refused.authenticated {
+        return Problem::refuse_as(id, refused.reason, &refused.detail);
     }
-    refuse_attestation(refused.code, id, &refused.detail)
+    let entry = Entry::new(now, Event::Refuse, id.as_str(), refused.reason.code(), refused.detail.clone(), subject(host_data, site));
+    match service.store().record(entry) {
+        Ok(()) => Problem::refuse_as(id, refused.reason, &refused.detail).recorded(),
+        Err(error) => Problem::internal(&error),
+    }
 }
 
 fn subject(host_data: HostData, site: Option<&Site>) -> Subject {
@@ -162,11 +165,7 @@ fn subject(host_data: HostData, site: Option<&Site>) -> Subject {
     }
 }
 
-fn refuse_attestation(code: &str, id: RefusalId, why: &str) -> Problem {
-    Problem::with_id(StatusCode::FORBIDDEN, ErrorKind::AttestationError, code, id, &why)
-}
-
 /// 401: a client may start a new handshake at once.
-fn challenge_problem(code: &str, why: &dyn std::fmt::Display) -> Problem {
-    Problem::new(StatusCode::UNAUTHORIZED, ErrorKind::AttestationError, code, why)
+fn challenge_problem(reason: Reason, why: &dyn std::fmt::Display) -> Problem {
+    Problem::refuse(reason, why)
 }

@@ -5,14 +5,15 @@ use std::sync::Arc;
 use axum::body::{Bytes, to_bytes};
 use axum::extract::{FromRequest, Request};
 use axum::http::header::{AUTHORIZATION, COOKIE};
-use axum::http::{HeaderMap, StatusCode};
-use coffer_protocol::{Attestation, ErrorKind, MAX_ATTESTATION_BYTES, MAX_MESSAGE_BYTES, MessageError};
+use axum::http::HeaderMap;
+use coffer_protocol::{Attestation, MAX_ATTESTATION_BYTES, MAX_MESSAGE_BYTES, MessageError};
 use coffer_token::UnixTime;
 use coffer_token::admin::{self, AdminKey, Call};
 
 use super::problem::Problem;
 use super::{Service, blocking};
 use crate::clock::unix_now;
+use crate::reason::Reason;
 use crate::session::find_cookie;
 use crate::store::{Admin, Scope, StoreError};
 
@@ -55,14 +56,14 @@ impl Body for Attestation {
 }
 
 fn message_problem(error: &MessageError) -> Problem {
-    let code = match error {
-        MessageError::Version { .. } => "protocol_version",
-        MessageError::HashAlgorithm => "hash_algorithm",
-        MessageError::Coffer { .. } => "coffer_version",
-        MessageError::RuntimeData(_) => "runtime_data",
-        _ => "malformed",
+    let reason = match error {
+        MessageError::Version { .. } => Reason::ProtocolVersion,
+        MessageError::HashAlgorithm => Reason::HashAlgorithm,
+        MessageError::Coffer { .. } => Reason::CofferVersion,
+        MessageError::RuntimeData(_) => Reason::RuntimeData,
+        _ => Reason::Malformed,
     };
-    Problem::new(StatusCode::BAD_REQUEST, ErrorKind::SerdeError, code, error)
+    Problem::refuse(reason, error)
 }
 
 /// A parsed body of anybody's.
@@ -95,7 +96,7 @@ impl<T> Signed<T> {
             return Ok(());
         }
         let why = format!("admin `{}` has scopes {:?}, this call needs {scope:?}", self.admin.name, self.admin.scopes);
-        Err(Problem::told(StatusCode::FORBIDDEN, ErrorKind::AdminAuthAccess, "admin_scope", &why))
+        Err(Problem::tell(Reason::AdminScope, &why))
     }
 }
 
@@ -105,7 +106,7 @@ impl<T: Body> FromRequest<Arc<Service>> for Signed<T> {
     async fn from_request(request: Request, service: &Arc<Service>) -> Result<Self, Problem> {
         let (head, body) = request.into_parts();
         let token =
-            bearer(&head.headers).ok_or_else(|| admin_problem("admin_auth_missing", &"no `Authorization: Bearer` header"))?.to_owned();
+            bearer(&head.headers).ok_or_else(|| admin_problem(Reason::AdminAuthMissing, &"no `Authorization: Bearer` header"))?.to_owned();
         let path = head.uri.path_and_query().map_or_else(|| head.uri.path().to_owned(), ToString::to_string);
         let bytes = read(body, T::LIMIT).await?;
         blocking(service, move |service| {
@@ -119,27 +120,27 @@ impl<T: Body> FromRequest<Arc<Service>> for Signed<T> {
 
 fn authenticate(service: &Service, token: &str, call: &Call<'_>) -> Result<Admin, Problem> {
     let broken = |e: StoreError| Problem::internal(&e);
-    let kid = admin::named_key(token).map_err(|e| admin_problem("admin_auth", &e))?;
+    let kid = admin::named_key(token).map_err(|e| admin_problem(Reason::AdminAuth, &e))?;
     let known = service.store().admin(&kid.to_string()).map_err(broken)?;
     let Some(known) = known else {
-        return Err(admin_problem("admin_auth", &format!("no admin has key {kid}")));
+        return Err(admin_problem(Reason::AdminAuth, &format!("no admin has key {kid}")));
     };
     let key = AdminKey::from_pem(&known.public).map_err(|e| Problem::internal(&e))?;
-    let checked = admin::check(token, &key, call, UnixTime(unix_now())).map_err(|e| admin_problem("admin_auth", &e))?;
+    let checked = admin::check(token, &key, call, UnixTime(unix_now())).map_err(|e| admin_problem(Reason::AdminAuth, &e))?;
     let claims = checked.claims();
     let forget_at = claims.expires_at().0.saturating_add(CALL_GRACE_S);
     let fresh = service.store().spend("admin-call", claims.call_id().as_bytes(), forget_at).map_err(broken)?;
-    if fresh { Ok(known) } else { Err(admin_problem("admin_replay", &format!("call {} was made before", claims.call_id()))) }
+    if fresh { Ok(known) } else { Err(admin_problem(Reason::AdminReplay, &format!("call {} was made before", claims.call_id()))) }
 }
 
-fn admin_problem(code: &str, why: &dyn std::fmt::Display) -> Problem {
-    Problem::new(StatusCode::UNAUTHORIZED, ErrorKind::AdminAuthAccess, code, why)
+fn admin_problem(reason: Reason, why: &dyn std::fmt::Display) -> Problem {
+    Problem::refuse(reason, why)
 }
 
 async fn read(body: axum::body::Body, limit: usize) -> Result<Bytes, Problem> {
     to_bytes(body, limit).await.map_err(|e| {
         let why = format!("body is longer than {limit} bytes, or broke off: {e}");
-        Problem::new(StatusCode::PAYLOAD_TOO_LARGE, ErrorKind::SerdeError, "body_too_large", &why)
+        Problem::refuse(Reason::BodyTooLarge, &why)
     })
 }
 

@@ -6,25 +6,24 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::extract::{ConnectInfo, Request, State};
-use axum::http::StatusCode;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use coffer_protocol::ErrorKind;
 
 use super::Service;
-use super::problem::{Code, Problem};
+use super::problem::{Problem, Told};
+use crate::reason::Reason;
 
 /// From the end of the head to the answer: a slow upload of evidence, then a few milliseconds of work.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Refusals by code. Bounded: codes are words of this program.
+/// Refusals by code.
 #[derive(Debug, Default)]
-pub struct Counters(Mutex<BTreeMap<String, u64>>);
+pub struct Counters(Mutex<BTreeMap<&'static str, u64>>);
 
 impl Counters {
-    fn count(&self, code: &str) {
+    fn count(&self, reason: Reason) {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        *counts.entry(code.to_owned()).or_default() += 1;
+        *counts.entry(reason.code()).or_default() += 1;
     }
 
     /// Writes them to the log.
@@ -45,13 +44,13 @@ pub async fn guard(
     let response = if service.bound.allow(peer.ip(), Instant::now()) {
         match tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await {
             Ok(response) => response,
-            Err(_) => Problem::new(StatusCode::SERVICE_UNAVAILABLE, ErrorKind::PluginInternalError, "timeout", &peer).into_response(),
+            Err(_) => Problem::refuse(Reason::Timeout, &peer).into_response(),
         }
     } else {
-        Problem::unlogged(StatusCode::TOO_MANY_REQUESTS, ErrorKind::PluginInternalError, "rate_limited").into_response()
+        Problem::refuse_quietly(Reason::RateLimited, &"more requests than its bound").into_response()
     };
-    if let Some(Code(code)) = response.extensions().get() {
-        service.counters.count(code);
+    if let Some(told) = response.extensions().get::<Told>() {
+        service.counters.count(told.reason);
     }
     response
 }

@@ -14,13 +14,12 @@ mod resource;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Router, middleware};
-use coffer_protocol::ErrorKind;
 
 use crate::config::Config;
 use crate::judge::Judge;
+use crate::reason::Reason;
 use crate::session::CookieKey;
 use crate::store::Store;
 use guard::Counters;
@@ -91,9 +90,9 @@ pub fn router(service: Arc<Service>) -> Router {
 }
 
 async fn no_such_path() -> Problem {
-    Problem::new(StatusCode::NOT_FOUND, ErrorKind::InvalidRequestPath, "no_such_path", &"no such path")
+    Problem::refuse(Reason::NoSuchPath, &"no such path")
 }
 
 async fn no_such_method() -> Problem {
-    Problem::new(StatusCode::METHOD_NOT_ALLOWED, ErrorKind::InvalidRequestPath, "no_such_method", &"no such method on this path")
+    Problem::refuse(Reason::NoSuchMethod, &"no such method on this path")
 }

@@ -8,8 +8,9 @@ use axum::response::{IntoResponse, Response};
 use coffer_protocol::{ErrorInformation, ErrorKind, Refusal};
 
 use crate::kek::random;
+use crate::reason::Reason;
 
-/// The longest reason logged. The longest of our own, two REPORT_DATA values, has some 300 characters.
+/// The longest reason logged or kept. The longest of our own, two REPORT_DATA values, has some 300 characters.
 const MAX_LOGGED_CHARS: usize = 600;
 
 /// The id that connects what a peer was told with what the log says: 16 hexadecimal digits.
@@ -36,73 +37,112 @@ impl fmt::Display for RefusalId {
     }
 }
 
-/// The reason code of a response, for the counters.
+/// What was refused, as it leaves with the answer: for the counters, and for `explain` where the audit log does not have it.
 #[derive(Debug, Clone)]
-pub struct Code(pub String);
+pub struct Told {
+    /// Why.
+    pub reason: Reason,
+    /// The id the peer was given, or could have been.
+    pub id: RefusalId,
+    /// One bounded line.
+    pub detail: String,
+    /// What the rule wants, and what it got; none where `detail` says all there is.
+    pub values: Option<Values>,
+    /// Whether the audit log has it under this id.
+    pub recorded: bool,
+}
+
+/// Both values of a refusal, each one bounded line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Values {
+    /// What the rule wants.
+    pub expected: String,
+    /// What it got.
+    pub got: String,
+}
 
 /// A refusal, ready to be sent.
 #[derive(Debug)]
 pub struct Problem {
-    status: StatusCode,
+    told: Told,
     kind: ErrorKind,
-    code: String,
-    id: RefusalId,
-    /// Set only towards authenticated admins.
-    told: Option<String>,
+    /// The whole reason, for an admin whose signature held.
+    in_full: Option<String>,
 }
 
 impl Problem {
     /// A refusal whose details the peer is not told; they are logged here, under the id the peer gets.
     #[must_use]
-    pub fn new(status: StatusCode, kind: ErrorKind, code: &str, why: &dyn fmt::Display) -> Self {
-        Self::with_id(status, kind, code, RefusalId::new(), why)
+    pub fn refuse(reason: Reason, why: &dyn fmt::Display) -> Self {
+        Self::refuse_as(RefusalId::new(), reason, why)
     }
 
     /// A refusal that may come in floods: counted, but not logged.
     #[must_use]
-    pub fn unlogged(status: StatusCode, kind: ErrorKind, code: &str) -> Self {
-        Self { status, kind, code: code.to_owned(), id: RefusalId::new(), told: None }
+    pub fn refuse_quietly(reason: Reason, why: &dyn fmt::Display) -> Self {
+        let told = Told { reason, id: RefusalId::new(), detail: one_line(why), values: None, recorded: false };
+        Self { told, kind: reason.kind(), in_full: None }
     }
 
-    /// The same under an id that exists already.
+    /// The same as [`Self::refuse`] under an id that exists already.
     #[must_use]
-    pub fn with_id(status: StatusCode, kind: ErrorKind, code: &str, id: RefusalId, why: &dyn fmt::Display) -> Self {
-        tracing::warn!(%id, code, status = status.as_u16(), "refused: {}", one_line(why));
-        Self { status, kind, code: code.to_owned(), id, told: None }
+    pub fn refuse_as(id: RefusalId, reason: Reason, why: &dyn fmt::Display) -> Self {
+        let detail = one_line(why);
+        tracing::warn!(%id, code = reason.code(), status = reason.status().as_u16(), "refused: {detail}");
+        Self { told: Told { reason, id, detail, values: None, recorded: false }, kind: reason.kind(), in_full: None }
     }
 
     /// A refusal towards an admin whose signature held: the text is for them.
     #[must_use]
-    pub fn told(status: StatusCode, kind: ErrorKind, code: &str, why: &dyn fmt::Display) -> Self {
-        Self { told: Some(why.to_string()), ..Self::new(status, kind, code, why) }
+    pub fn tell(reason: Reason, why: &dyn fmt::Display) -> Self {
+        Self { in_full: Some(why.to_string()), ..Self::refuse(reason, why) }
     }
 
     /// Something broke on this side; nothing is released.
     #[must_use]
     pub fn internal(why: &dyn fmt::Display) -> Self {
-        let id = RefusalId::new();
-        tracing::error!(%id, "internal error: {}", one_line(why));
-        Self {
-            status: StatusCode::INTERNAL_SERVER_ERROR,
-            kind: ErrorKind::PluginInternalError,
-            code: "internal".to_owned(),
-            id,
-            told: None,
-        }
+        let (id, detail) = (RefusalId::new(), one_line(why));
+        tracing::error!(%id, "internal error: {detail}");
+        let reason = Reason::Internal;
+        Self { told: Told { reason, id, detail, values: None, recorded: false }, kind: reason.kind(), in_full: None }
+    }
+
+    /// Another kind of error than the reason's own: what a refusal is called depends on what was asked for.
+    #[must_use]
+    pub fn of_kind(self, kind: ErrorKind) -> Self {
+        Self { kind, ..self }
+    }
+
+    /// Both values, for `explain`.
+    #[must_use]
+    pub fn with_values(mut self, expected: &dyn fmt::Display, got: &dyn fmt::Display) -> Self {
+        self.told.values = Some(Values { expected: one_line(expected), got: one_line(got) });
+        self
+    }
+
+    /// The audit log has it under its id.
+    #[must_use]
+    pub fn recorded(mut self) -> Self {
+        self.told.recorded = true;
+        self
     }
 
     /// The body.
     fn information(&self) -> ErrorInformation {
-        let fallback = || Refusal::new("internal", self.id.as_str());
-        let mut body = match Refusal::new(&self.code, self.id.as_str()).or_else(fallback) {
+        let Told { reason, id, .. } = &self.told;
+        let mut body = match Refusal::new(reason.code(), id.as_str()) {
             Some(refusal) => ErrorInformation::new(self.kind, &refusal),
-            // `internal` and 16 hexadecimal digits always make a refusal.
-            None => ErrorInformation { kind: String::new(), detail: self.code.clone() },
+            // Every code and 16 hexadecimal digits make a refusal: tests of `reason` and below.
+            None => ErrorInformation { kind: String::new(), detail: reason.code().to_owned() },
         };
-        if let Some(told) = &self.told {
-            body.detail = format!("{}: {told}", self.code);
+        if let Some(in_full) = &self.in_full {
+            body.detail = format!("{reason}: {in_full}");
         }
         body
+    }
+
+    fn status(&self) -> StatusCode {
+        self.told.reason.status()
     }
 }
 
@@ -127,8 +167,8 @@ impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let body = serde_json::to_vec(&self.information()).unwrap_or_default();
         let headers = [(CONTENT_TYPE, "application/problem+json"), (CACHE_CONTROL, "no-store")];
-        let mut response = (self.status, headers, body).into_response();
-        response.extensions_mut().insert(Code(self.code));
+        let mut response = (self.status(), headers, body).into_response();
+        response.extensions_mut().insert(self.told);
         response
     }
 }
@@ -139,12 +179,12 @@ mod tests {
 
     #[test]
     fn a_peer_learns_a_code_and_an_id_and_an_admin_the_reason() {
-        let hidden = Problem::new(StatusCode::FORBIDDEN, ErrorKind::PolicyDeny, "launch_digest", &"digest 12 is not 34");
+        let hidden = Problem::refuse(Reason::ResourcePath, &"path 12 is not 34");
         let body = hidden.information();
         assert_eq!(body.kind, "https://github.com/confidential-containers/kbs/errors/PolicyDeny");
-        assert_eq!(body.detail, format!("launch_digest: {}", hidden.id));
-        assert_eq!(hidden.id.as_str().len(), 16);
-        let told = Problem::told(StatusCode::CONFLICT, ErrorKind::PolicyDeny, "name_taken", &"site `a/b` is enrolled");
+        assert_eq!(body.detail, format!("resource_path: {}", hidden.told.id));
+        assert_eq!(hidden.told.id.as_str().len(), 16);
+        let told = Problem::tell(Reason::NameTaken, &"site `a/b` is enrolled");
         assert_eq!(told.information().detail, "name_taken: site `a/b` is enrolled");
         assert_eq!(one_line(&"nonce A+/= of `é` expected"), "nonce A+/= of `é` expected");
         assert_eq!(one_line(&"a\nERROR b\u{1b}[2J\u{2028}"), "a\\nERROR b\\u{1b}[2J\\u{2028}");

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::HeaderMap;
 use axum::response::IntoResponse;
 use coffer_evidence::HostData;
 use coffer_kbs_policy::EvidenceFacts;
@@ -22,11 +22,9 @@ use super::{Service, blocking};
 use crate::clock::unix_now;
 use crate::judge::{Refused, revoked};
 use crate::kek::random;
+use crate::reason::{Reason, Rule};
 use crate::session::Attested;
 use crate::store::{Entry, Event, SecretState, Site, Subject};
-
-/// The one code that is answered with 404.
-const NO_SUCH_RESOURCE: &str = "no_such_resource";
 
 /// Who asks: an attested session, or a stock client's token.
 struct Caller {
@@ -63,7 +61,7 @@ fn identify(service: &Service, cookie: Option<&str>, token: Option<&str>, now: u
     match (session, token) {
         (Some(Ok(session)), _) => caller(session.coffer, session.facts, &session.tee_pubkey, session.id),
         (_, Some(token)) => {
-            let refuse = |why: &dyn std::fmt::Display| Problem::new(StatusCode::UNAUTHORIZED, ErrorKind::TokenVerifierError, "token", why);
+            let refuse = |why: &dyn std::fmt::Display| Problem::refuse(Reason::Token, why);
             let checked = service.judge.check_bearer(token, now).map_err(|e| refuse(&e))?;
             let claims = checked.claims();
             let tee_pubkey = claims.tee_pubkey().ok_or_else(|| refuse(&"token has no tee-pubkey"))?;
@@ -82,7 +80,7 @@ fn caller(coffer: CofferClaims, facts: EvidenceFacts, tee_pubkey: &serde_json::V
 }
 
 fn not_attested(why: &dyn std::fmt::Display) -> Problem {
-    Problem::new(StatusCode::UNAUTHORIZED, ErrorKind::TokenNotFound, "not_attested", why)
+    Problem::refuse(Reason::NotAttested, why)
 }
 
 fn release(service: &Service, caller: &Caller, path: Option<ResourcePath>, now: u64) -> Result<Vec<u8>, Problem> {
@@ -95,7 +93,7 @@ fn release(service: &Service, caller: &Caller, path: Option<ResourcePath>, now: 
     let secret = service.store().secret(&path).map_err(|e| Problem::internal(&e))?;
     let SecretState::Present(secret) = secret else { return Err(refuse(absent(service, caller, &path)?)) };
     let jwe = seal(&secret, &caller.tee_pubkey, &seal_random()?)
-        .map_err(|e| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorKind::JweError, "jwe", &e))?;
+        .map_err(|e| Problem::refuse(Reason::Jwe, &e))?;
     // Recorded first: what cannot be recorded is not released, and what was revoked meanwhile neither.
     let detail = format!("released {path} after attestation {}", caller.id);
     let entry = Entry::new(now, Event::Release, &caller.id, "ok", detail, subject(caller, Some(site)));
@@ -113,18 +111,18 @@ fn absent(service: &Service, caller: &Caller, path: &ResourcePath) -> Result<Ref
 }
 
 fn missing(detail: String) -> Refused {
-    Refused { code: NO_SUCH_RESOURCE, detail, authenticated: true }
+    Refused { reason: Reason::NoSuchResource, detail, authenticated: true }
 }
 
 /// The record as it stands now: a revocation since the attestation counts.
 fn current<'a>(site: Option<&'a Site>, caller: &Caller) -> Result<&'a Site, Refused> {
-    let refuse = |code, detail| Err(Refused { code, detail, authenticated: true });
-    let Some(site) = site else { return refuse("host_data", format!("{} is not enrolled", caller.host_data)) };
+    let refuse = |reason, detail| Err(Refused { reason, detail, authenticated: true });
+    let Some(site) = site else { return refuse(Reason::Rule(Rule::HOST_DATA), format!("{} is not enrolled", caller.host_data)) };
     if let Some(refused) = revoked(site) {
         return Err(refused);
     }
     if !site.record.launch_digests.iter().any(|d| *d.as_bytes() == caller.coffer.launch_digest.0) {
-        return refuse("launch_digest", format!("{} is not enrolled for this site config", caller.coffer.launch_digest));
+        return refuse(Reason::Rule(Rule::LAUNCH_DIGEST), format!("{} is not enrolled for this site config", caller.coffer.launch_digest));
     }
     Ok(site)
 }
@@ -136,18 +134,16 @@ fn same_site(path: &ResourcePath, site: &Site, caller: &Caller) -> Result<(), Re
         return Ok(());
     }
     let detail = format!("asked for {path}, attested as {}/{}/{}", record.project, record.site, caller.host_data);
-    Err(Refused { code: "resource_path", detail, authenticated: true })
+    Err(Refused { reason: Reason::ResourcePath, detail, authenticated: true })
 }
 
 fn deny(service: &Service, caller: &Caller, site: Option<&Site>, refused: &Refused, now: u64) -> Problem {
     let id = RefusalId::new();
+    let kind = if refused.reason == Reason::NoSuchResource { ErrorKind::PluginNotFound } else { ErrorKind::PolicyDeny };
     let detail = format!("{} (attestation {})", refused.detail, caller.id);
-    let entry = Entry::new(now, Event::Refuse, id.as_str(), refused.code, detail, subject(caller, site));
+    let entry = Entry::new(now, Event::Refuse, id.as_str(), refused.reason.code(), detail, subject(caller, site));
     match service.store().record(entry) {
-        Ok(()) if refused.code == NO_SUCH_RESOURCE => {
-            Problem::with_id(StatusCode::NOT_FOUND, ErrorKind::PluginNotFound, refused.code, id, &refused.detail)
-        }
-        Ok(()) => Problem::with_id(StatusCode::FORBIDDEN, ErrorKind::PolicyDeny, refused.code, id, &refused.detail),
+        Ok(()) => Problem::refuse_as(id, refused.reason, &refused.detail).of_kind(kind).recorded(),
         Err(error) => Problem::internal(&error),
     }
 }

@@ -5,13 +5,14 @@ use coffer_verify::{Claims, Enrolled, Expected, Reject, Verified, verify};
 
 use super::Judge;
 use crate::failure::chain;
+use crate::reason::{Reason, Rule};
 use crate::store::{Site, Standing};
 
 /// Evidence was refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refused {
-    /// Reason code, for the peer.
-    pub code: &'static str,
+    /// Its code is for the peer.
+    pub reason: Reason,
     /// The rule and both values, for the audit log.
     pub detail: String,
     /// Whether the report's signature had held.
@@ -43,7 +44,7 @@ fn refused(reject: &Reject, site: Option<&Site>) -> Refused {
     if let (Reject::HostData { .. }, Some(revoked)) = (reject, site.and_then(revoked)) {
         return revoked;
     }
-    Refused { code: reject.code(), detail: chain(reject), authenticated: reject.is_authenticated() }
+    Refused { reason: Reason::Rule(Rule::of(reject)), detail: chain(reject), authenticated: reject.is_authenticated() }
 }
 
 /// The refusal of a revoked record; none if it still stands.
@@ -51,5 +52,5 @@ fn refused(reject: &Reject, site: Option<&Site>) -> Refused {
 pub fn revoked(site: &Site) -> Option<Refused> {
     let Standing::Revoked { revoked_at, revoked_by, revoked_why } = &site.standing else { return None };
     let detail = format!("site was revoked at {revoked_at} by `{revoked_by}`: {revoked_why}");
-    Some(Refused { code: "revoked", detail, authenticated: true })
+    Some(Refused { reason: Reason::Revoked, detail, authenticated: true })
 }

@@ -11,6 +11,7 @@ use zeroize::Zeroizing;
 
 use super::audit::{Entry, Event, Subject, append};
 use super::{Store, StoreError, seconds};
+use crate::reason::Reason;
 
 /// Tables of enrollments and their secrets.
 pub(super) const SCHEMA: &str = "
@@ -121,18 +122,18 @@ pub enum EnrollError {
 }
 
 impl EnrollError {
-    /// The reason code for the caller.
+    /// The reason for the caller.
     #[must_use]
-    pub const fn code(&self) -> &'static str {
+    pub const fn reason(&self) -> Reason {
         match self {
-            Self::NameTaken { .. } => "name_taken",
-            Self::HostDataTaken { .. } => "host_data_taken",
-            Self::RootOfTrust { .. } => "root_of_trust",
-            Self::AmlRisk { .. } => "aml_risk",
-            Self::Supersedes { .. } => "supersedes",
-            Self::SiteSvn { .. } => "site_svn",
-            Self::Field { .. } => "record",
-            Self::Store(_) => "internal",
+            Self::NameTaken { .. } => Reason::NameTaken,
+            Self::HostDataTaken { .. } => Reason::HostDataTaken,
+            Self::RootOfTrust { .. } => Reason::OtherRootOfTrust,
+            Self::AmlRisk { .. } => Reason::AmlRisk,
+            Self::Supersedes { .. } => Reason::Supersedes,
+            Self::SiteSvn { .. } => Reason::SiteSvn,
+            Self::Field { .. } => Reason::Record,
+            Self::Store(_) => Reason::Internal,
         }
     }
 }

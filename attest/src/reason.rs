@@ -1,0 +1,288 @@
+//! Every code a peer can be told, in one flat table: status, what it means, who can do what about it.
+//!
+//! A refusal is made from a [`Reason`] only, so a code without an entry cannot be sent. The table of `README.md` is written from here
+//! (`coffer-attest reasons --markdown`), and a test compares them.
+
+use std::fmt;
+
+use axum::http::StatusCode;
+use coffer_protocol::ErrorKind;
+use serde::Serialize;
+
+/// Who is known to have sent what was refused. Decides what is recorded, and who is told more than a code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Sender {
+    /// Anybody: no signature had held. Kept in memory only; the audit log says nothing of it.
+    Anybody,
+    /// A guest whose report answered this very challenge, or whose session or token holds. In the audit log.
+    Guest,
+    /// An admin whose signature or token holds; told the whole reason.
+    Admin,
+}
+
+impl fmt::Display for Sender {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Anybody => "anybody",
+            Self::Guest => "guest",
+            Self::Admin => "admin",
+        })
+    }
+}
+
+macro_rules! reasons {
+    ($($name:ident $code:literal $status:ident $kind:ident $sender:ident, $meaning:literal, $remedy:literal;)*) => {
+        /// Why a peer is refused.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum Reason {
+            /// A rule of the verifier was broken.
+            Rule(Rule),
+            $(#[doc = $meaning] $name,)*
+        }
+
+        impl Reason {
+            /// The service's own reasons, in the order of a handshake, then of admins' calls.
+            const OWN: &'static [Self] = &[$(Self::$name),*];
+
+            /// What the peer is told: `snake_case`, stable.
+            #[must_use]
+            pub const fn code(self) -> &'static str {
+                match self { Self::Rule(rule) => rule.code(), $(Self::$name => $code,)* }
+            }
+
+            /// Status of the answer.
+            #[must_use]
+            pub const fn status(self) -> StatusCode {
+                match self { Self::Rule(_) => StatusCode::FORBIDDEN, $(Self::$name => StatusCode::$status,)* }
+            }
+
+            /// The protocol's name for the kind of error; stock clients print it.
+            #[must_use]
+            pub const fn kind(self) -> ErrorKind {
+                match self { Self::Rule(_) => ErrorKind::AttestationError, $(Self::$name => ErrorKind::$kind,)* }
+            }
+
+            /// Who is known to have sent it.
+            #[must_use]
+            pub const fn sender(self) -> Sender {
+                match self { Self::Rule(rule) => rule.sender(), $(Self::$name => Sender::$sender,)* }
+            }
+
+            /// What it means: what the guest, its evidence or the call did.
+            #[must_use]
+            pub const fn meaning(self) -> &'static str {
+                match self { Self::Rule(rule) => rule.question(), $(Self::$name => $meaning,)* }
+            }
+
+            /// Who can do what about it.
+            #[must_use]
+            pub const fn remedy(self) -> &'static str {
+                match self { Self::Rule(rule) => rule.remedy(), $(Self::$name => $remedy,)* }
+            }
+        }
+    };
+}
+
+reasons! {
+    RateLimited "rate_limited" TOO_MANY_REQUESTS PluginInternalError Anybody,
+        "comes from an address that asks too often",
+        "operator: `[limits]` in coffer-attest.toml; who sits behind one address shares its bound";
+    NoSuchPath "no_such_path" NOT_FOUND InvalidRequestPath Anybody,
+        "asks for a path that no route has",
+        "client: the routes are in `GET /coffer/v1/openapi.json`; is the version of both programs the same?";
+    NoSuchMethod "no_such_method" METHOD_NOT_ALLOWED InvalidRequestPath Anybody,
+        "uses a method that this path does not have",
+        "client: the routes are in `GET /coffer/v1/openapi.json`";
+    BodyTooLarge "body_too_large" PAYLOAD_TOO_LARGE SerdeError Anybody,
+        "sends a longer body than this path reads, or broke off",
+        "client: the limits are in `GET /coffer/v1/openapi.json`; evidence of a guest is far below them";
+    Timeout "timeout" SERVICE_UNAVAILABLE PluginInternalError Anybody,
+        "took longer than 30 seconds to send its request, or the service to answer",
+        "operator: is the machine or its disk overloaded? The guest tries again by itself";
+    Malformed "malformed" BAD_REQUEST SerdeError Anybody,
+        "sends something else than this path takes",
+        "client: the bodies are in `GET /coffer/v1/openapi.json`; the explanation has the line and column, and an admin is told it at once";
+    ProtocolVersion "protocol_version" BAD_REQUEST SerdeError Anybody,
+        "speaks another version of the KBS protocol than 0.4.0; older ones do not bind device evidence",
+        "project admin: build the bundle, or install the client, with a release that speaks 0.4.0";
+    Tee "tee" BAD_REQUEST AttestationError Anybody,
+        "is another kind of TEE than SEV-SNP",
+        "site: boot on an AMD SEV-SNP host; this service judges no other TEE";
+    HashAlgorithm "hash_algorithm" BAD_REQUEST SerdeError Anybody,
+        "does not offer SHA-384 for its runtime-data",
+        "client: offer `sha384`; SNP evidence is bound with nothing else";
+    CofferVersion "coffer_version" BAD_REQUEST SerdeError Anybody,
+        "asks for a version of bound keys that this service does not know",
+        "project admin: use `coffer-init` and `coffer-attest` of one release";
+    RuntimeData "runtime_data" BAD_REQUEST SerdeError Anybody,
+        "sends runtime-data that cannot be read or hashed",
+        "client: runtime-data is nonce, tee-pubkey and, for bound keys, coffer; each once";
+    NoChallenge "no_challenge" UNAUTHORIZED AttestationError Anybody,
+        "brings evidence and no session cookie",
+        "client: `POST /kbs/v0/auth` first, and send its cookie back";
+    ChallengeUnreadable "challenge_unreadable" UNAUTHORIZED AttestationError Anybody,
+        "brings a session cookie that this service did not seal, or sealed for another purpose",
+        "client: ask for a new challenge; behind a load balancer, every replica needs the same folder";
+    ChallengeEpoch "challenge_epoch" UNAUTHORIZED AttestationError Anybody,
+        "brings a challenge from before the service's last start",
+        "client: ask for a new challenge; guests do it by themselves";
+    ChallengeExpired "challenge_expired" UNAUTHORIZED AttestationError Anybody,
+        "answers a challenge after its 60 seconds",
+        "site: is the host overloaded, or the network slow? Guests ask for a new challenge by themselves";
+    ChallengeSpent "challenge_spent" UNAUTHORIZED AttestationError Anybody,
+        "answers a challenge that was answered before: each counts once, also after a failure",
+        "client: ask for a new challenge; if it was not the guest that answered first, somebody had its cookie";
+    NonceMismatch "nonce" UNAUTHORIZED AttestationError Anybody,
+        "answers another challenge than its cookie's",
+        "client: runtime-data has the nonce of the auth answer that set this cookie";
+    BoundKeysMissing "bound_keys_missing" UNAUTHORIZED AttestationError Anybody,
+        "asked for bound keys and brings none",
+        "client: extra-params `coffer: 1` promises a member `coffer` in runtime-data";
+    BoundKeysUnasked "bound_keys_unasked" UNAUTHORIZED AttestationError Anybody,
+        "brings bound keys and did not ask for them",
+        "client: ask with extra-params `coffer: 1`";
+    InitData "init_data" FORBIDDEN AttestationError Anybody,
+        "sends init-data; a site of this service has its site config in HOST_DATA",
+        "project admin: a stock client is configured without init-data";
+    AdditionalEvidence "additional_evidence" FORBIDDEN AttestationError Anybody,
+        "sends device evidence, which this build does not judge",
+        "site: boot without the device; nothing that is not judged is passed over";
+    Purpose "purpose" FORBIDDEN AttestationError Anybody,
+        "asks for a purpose this build does not serve",
+        "project admin: build the site without a GPU requirement";
+    Revoked "revoked" FORBIDDEN AttestationError Guest,
+        "belongs to a site that was revoked, or whose config was superseded",
+        "project admin: revocation is for good; build a new config of the site (or a new site) and enroll it";
+    Policy "policy" FORBIDDEN AttestationError Guest,
+        "is genuine and enrolled, but the rego policy does not allow it",
+        "project admin: read the project's policy, or ask the operator about `kbs-policy/*.rego`";
+    Token "token" UNAUTHORIZED TokenVerifierError Anybody,
+        "brings a bearer token that is not this service's, expired, or of another kind",
+        "client: attest again; job tokens are for gates and fetch nothing here";
+    NotAttested "not_attested" UNAUTHORIZED TokenNotFound Anybody,
+        "asks for a resource before it has attested; a client's first request always is",
+        "client: attest first; sessions end after five minutes and at a restart";
+    ResourcePath "resource_path" FORBIDDEN PolicyDeny Guest,
+        "asks for a secret of another site, config or project than it attested as",
+        "site: a guest asks for its own only; if this is yours, somebody changed what runs in it";
+    NoSuchResource "no_such_resource" NOT_FOUND PluginNotFound Guest,
+        "asks for a resource that does not exist",
+        "project admin: the site's secrets are those of its enrollment; a revocation destroys them";
+    Jwe "jwe" INTERNAL_SERVER_ERROR JweError Guest,
+        "has a key that its secret could not be sealed to",
+        "operator: report it with the service's log";
+    AdminAuthMissing "admin_auth_missing" UNAUTHORIZED AdminAuthAccess Anybody,
+        "calls an admin's route without a signature",
+        "admin: call with `coffer-attest`, which signs each call, or send `Authorization: Bearer`";
+    AdminAuth "admin_auth" UNAUTHORIZED AdminAuthAccess Anybody,
+        "calls an admin's route with a signature that does not hold for this very call",
+        "admin: is this the key of an admin of this service, does `--tls-name` (or the host in `--url`) name it, are both clocks right?";
+    AdminReplay "admin_replay" UNAUTHORIZED AdminAuthAccess Anybody,
+        "repeats a signed call; each counts once",
+        "admin: call again; if it was not you who called first, somebody reads your calls";
+    AdminScope "admin_scope" FORBIDDEN AdminAuthAccess Admin,
+        "calls a route that the admin's scopes do not cover",
+        "operator: an admin with scope `admin` gives scopes";
+    NoSuchSite "no_such_site" NOT_FOUND PluginNotFound Admin,
+        "names a site that was never enrolled",
+        "admin: `coffer-attest site list` has every name";
+    NotActive "not_active" CONFLICT PolicyDeny Admin,
+        "revokes a site config that is not the active one",
+        "admin: `coffer-attest site show PROJECT/SITE` says which one is";
+    NameTaken "name_taken" CONFLICT PolicyDeny Admin,
+        "enrolls a name that was given already; names are given once",
+        "project admin: a new config of the same site is built with `supersedes`, a new site has a new name";
+    HostDataTaken "host_data_taken" CONFLICT PolicyDeny Admin,
+        "enrolls a site config that was enrolled before",
+        "project admin: nothing, if it is active; else build a new config";
+    OtherRootOfTrust "root_of_trust" CONFLICT PolicyDeny Admin,
+        "enrolls a site of another root of trust than the service's",
+        "project admin: build for this service's root, or enroll at the other service; `GET /healthz` names it";
+    AmlRisk "aml_risk" CONFLICT PolicyDeny Admin,
+        "enrolls a base that leaves the host's ACPI tables unmeasured",
+        "project admin: accept it with `--accept-aml-risk`, or wait for a base with `aml: restricted`";
+    Supersedes "supersedes" CONFLICT PolicyDeny Admin,
+        "supersedes a config that is not the site's active one",
+        "project admin: `coffer-attest site show PROJECT/SITE` has the active HOST_DATA; build against it";
+    SiteSvn "site_svn" CONFLICT PolicyDeny Admin,
+        "enrolls an older config over a newer one",
+        "project admin: raise `site_svn` and build again";
+    Record "record" CONFLICT PolicyDeny Admin,
+        "enrolls a record with a value that no site can have",
+        "project admin: the answer names the member and what is accepted; build again";
+    NoSuchRefusal "no_such_refusal" NOT_FOUND PluginNotFound Admin,
+        "asks for an id under which nothing is known",
+        "admin: is it this service's, and whole? Refusals of strangers are kept in memory, until a restart or newer ones";
+    Internal "internal" INTERNAL_SERVER_ERROR PluginInternalError Anybody,
+        "met a fault of this service; nothing was released",
+        "operator: the service's log has it under the id";
+}
+
+/// A rule of the verifier.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Rule(&'static str, bool);
+
+impl Rule {
+    const ALL: &'static [Self] = &[];
+    /// HOST_DATA is enrolled.
+    pub const HOST_DATA: Self = Self("host_data", true);
+    /// The launch digest is enrolled for it.
+    pub const LAUNCH_DIGEST: Self = Self("launch_digest", true);
+    /// Of a rejection.
+    pub fn of(reject: &coffer_verify::Reject) -> Self { Self(reject.code(), reject.is_authenticated()) }
+    const fn code(self) -> &'static str { self.0 }
+    const fn sender(self) -> Sender { if self.1 { Sender::Guest } else { Sender::Anybody } }
+    const fn question(self) -> &'static str { "" }
+    const fn remedy(self) -> &'static str { "" }
+}
+
+impl Reason {
+    /// Every reason there is.
+    pub fn all() -> impl Iterator<Item = Self> {
+        Rule::ALL.iter().copied().map(Self::Rule).chain(Self::OWN.iter().copied())
+    }
+
+    /// The reason that a peer was told.
+    #[must_use]
+    pub fn of_code(code: &str) -> Option<Self> {
+        Self::all().find(|reason| reason.code() == code)
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.code())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use coffer_protocol::Refusal;
+
+    use super::*;
+
+    #[test]
+    fn codes_are_unique_can_be_sent_and_lead_back() {
+        let codes: BTreeSet<_> = Reason::all().map(Reason::code).collect();
+        assert_eq!(codes.len(), Reason::all().count());
+        for reason in Reason::all() {
+            assert!(Refusal::new(reason.code(), "0").is_some(), "{reason}");
+            assert_eq!(Reason::of_code(reason.code()), Some(reason));
+            assert!(reason.status().is_client_error() || reason.status().is_server_error(), "{reason}");
+        }
+        assert_eq!(Reason::of_code("ok"), None);
+    }
+
+    #[test]
+    fn every_remedy_says_who_can_do_something() {
+        for reason in Reason::all() {
+            let who = reason.remedy().split_once(": ").map(|(who, _)| who);
+            assert!(matches!(who, Some("site" | "client" | "admin" | "project admin" | "operator")), "{reason}: {}", reason.remedy());
+            assert!(!reason.meaning().ends_with('.') && !reason.remedy().ends_with('.'), "{reason}");
+            assert!(!reason.meaning().contains('|') && !reason.remedy().contains('|'), "{reason} breaks the table");
+        }
+    }
+}
