@@ -297,6 +297,11 @@ fn record(site: &SiteConfig, base: &BaseDir, host_data: HostData, supersedes: Op
         token_expiration: site.attestation.token_expiration,
         open_risks: base.base.open_risks.clone(),
         supersedes,
+        overlap_seconds: None,
+        author_key_digest: None,
+        minimum_guest_svn: None,
+        chip_ids: Vec::new(),
+        tcb_floor: None,
     }
 }
 

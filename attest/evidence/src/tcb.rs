@@ -18,7 +18,7 @@ pub enum TcbLayout {
 #[serde(deny_unknown_fields)]
 pub struct TcbVersion {
     /// Firmware of the secure processor's FMC. Turin only.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fmc: Option<u8>,
     /// Boot loader of the secure processor.
     pub bootloader: u8,

@@ -18,6 +18,11 @@ fn record(site: &str, host: u8) -> Enrollment {
         token_expiration: 300,
         open_risks: OpenRisks { aml: "restricted".to_owned() },
         supersedes: None,
+        overlap_seconds: None,
+        author_key_digest: None,
+        minimum_guest_svn: None,
+        chip_ids: Vec::new(),
+        tcb_floor: None,
     }
 }
 

@@ -1,6 +1,6 @@
 //! The enrollment: one record that ties a HOST_DATA to what it may have.
 
-use coffer_evidence::{HostData, LaunchDigest};
+use coffer_evidence::{ChipId, HostData, KeyDigest, LaunchDigest, TcbVersion};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -40,10 +40,29 @@ pub struct Enrollment {
     pub token_expiration: u32,
     /// What the base leaves open; enrolling `aml: unrestricted` needs the operator's word.
     pub open_risks: OpenRisks,
-    /// Revokes this HOST_DATA in the same transaction.
+    /// Revokes this HOST_DATA in the same transaction, or after the overlap.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub supersedes: Option<HostData>,
+    /// For how many seconds after this enrollment the superseded config may still boot and renew, 1 to [`MAX_OVERLAP_SECONDS`];
+    /// not at all if absent. Counted from the enrollment, so that a file may wait before it is enrolled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overlap_seconds: Option<u32>,
+    /// The author key of the site's ID blocks: evidence must show it. No ID block is asked for if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub author_key_digest: Option<KeyDigest>,
+    /// GUEST_SVN of the evidence must be at least this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub minimum_guest_svn: Option<u32>,
+    /// The chips this site may run on; any, as far as this record is concerned, if there are none. Left out when empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub chip_ids: Vec<ChipId>,
+    /// Every TCB of the evidence must be at least this, besides what the project's values ask for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tcb_floor: Option<TcbVersion>,
 }
+
+/// The longest overlap of two configs of a site: 30 days. Both are as good as each other for so long, so it is not for ever.
+pub const MAX_OVERLAP_SECONDS: u32 = 30 * 86_400;
 
 /// The secrets of one site config.
 #[derive(Debug)]

@@ -16,8 +16,8 @@ mod site;
 pub use base::{Base, BaseFile, BaseRoot, LaunchShape, OpenRisks};
 pub use bundle::{Bundle, BundleFile, Content};
 pub use canonical::{DocumentError, MAX_DOCUMENT_BYTES, decode, encode};
-pub use coffer_evidence::{HostData, LaunchDigest};
-pub use enrollment::{Enrollment, EnrollmentFile, Secrets};
+pub use coffer_evidence::{ChipId, HostData, KeyDigest, LaunchDigest, TcbVersion};
+pub use enrollment::{Enrollment, EnrollmentFile, MAX_OVERLAP_SECONDS, Secrets};
 pub use kit::{KitKey, KitSealError, SealedKit, open_kit, seal_kit};
 pub use names::{NameError, ProjectName, ResourcePath, RootOfTrust, SecretName, Sha256Digest, SiteName};
 pub use site::{

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 
 use coffer_manifest::disk::{DiskFormat, DiskUuid, KeyCheck, RootHash, RootSecret};
 use coffer_manifest::{
-    Attestation, Base, BaseFile, BaseRoot, Bundle, BundleFile, Container, Content, DocumentError, Enrollment, EnrollmentFile,
-    FailureAction, Gpu, GpuMechanism, HostData, Issuer, KeyService, KeyServiceKind, KitKey, KitRef, LaunchDigest, LaunchShape,
-    MAX_DOCUMENT_BYTES, Network, OpenRisks, Role, RootOfTrust, Secrets, Sha256Digest, SiteConfig, User, decode, encode,
+    Attestation, Base, BaseFile, BaseRoot, Bundle, BundleFile, ChipId, Container, Content, DocumentError, Enrollment, EnrollmentFile,
+    FailureAction, Gpu, GpuMechanism, HostData, Issuer, KeyDigest, KeyService, KeyServiceKind, KitKey, KitRef, LaunchDigest, LaunchShape,
+    MAX_DOCUMENT_BYTES, Network, OpenRisks, Role, RootOfTrust, Secrets, Sha256Digest, SiteConfig, TcbVersion, User, decode, encode,
 };
 use proptest::prelude::{any, prop_assert, prop_assert_eq, proptest};
 
@@ -90,9 +90,28 @@ fn enrollment() -> EnrollmentFile {
             token_expiration: 100,
             open_risks: risks(),
             supersedes: Some(HostData::new([0x88; 32])),
+            overlap_seconds: None,
+            author_key_digest: None,
+            minimum_guest_svn: None,
+            chip_ids: Vec::new(),
+            tcb_floor: None,
         },
         secrets: Secrets { root: RootSecret::new([0x99; 32]), kit: Some(KitKey::new([0xaa; 32])) },
     }
+}
+
+/// With every optional member.
+fn full_enrollment() -> EnrollmentFile {
+    let file = enrollment();
+    let record = Enrollment {
+        overlap_seconds: Some(604_800),
+        author_key_digest: Some(KeyDigest::new([0xbb; 48])),
+        minimum_guest_svn: Some(3),
+        chip_ids: vec![ChipId::new([0xcc; 64])],
+        tcb_floor: Some(TcbVersion { fmc: Some(1), bootloader: 3, tee: 2, snp: 5, microcode: 97 }),
+        ..file.record
+    };
+    EnrollmentFile { record, secrets: file.secrets }
 }
 
 fn base() -> Base {
@@ -155,6 +174,7 @@ fn golden_documents() {
     golden("site.json", &site().to_bytes().expect("encodes"));
     golden("site-small.json", &small_site().to_bytes().expect("encodes"));
     golden("enrollment.json", &enrollment().to_bytes().expect("encodes"));
+    golden("enrollment-full.json", &full_enrollment().to_bytes().expect("encodes"));
     golden("base.json", &encode(&base()).expect("encodes"));
     golden("manifest.json", &encode(&bundle()).expect("encodes"));
 }
@@ -166,6 +186,8 @@ fn documents_come_back() {
     }
     assert_eq!(decode::<Base>(&encode(&base()).expect("encodes")).expect("decodes"), base());
     assert_eq!(decode::<Bundle>(&encode(&bundle()).expect("encodes")).expect("decodes"), bundle());
+    let full = EnrollmentFile::from_bytes(&full_enrollment().to_bytes().expect("encodes")).expect("decodes");
+    assert_eq!(full.record, full_enrollment().record);
     let file = EnrollmentFile::from_bytes(&enrollment().to_bytes().expect("encodes")).expect("decodes");
     assert_eq!(file.record, enrollment().record);
     assert_eq!(file.secrets.root.expose(), &[0x99; 32]);
@@ -242,6 +264,27 @@ fn refusals() {
     }
     for cut in 0..good.len() {
         assert!(SiteConfig::from_bytes(&good.as_bytes()[..cut]).is_err(), "cut at {cut} was accepted");
+    }
+}
+
+#[test]
+fn what_an_enrollment_asks_for_is_asked_in_one_way() {
+    let good = String::from_utf8(full_enrollment().to_bytes().expect("encodes").to_vec()).expect("text");
+    let bad = [
+        ("no chips", format!("[\"{}\"]", "cc".repeat(64)), "[]".to_owned()),
+        ("short chip", "cc".repeat(64), "cc".repeat(8)),
+        ("upper-case chip", "cc".repeat(64), "CC".repeat(64)),
+        ("no floor", "{\"bootloader\":3,\"fmc\":1,\"microcode\":97,\"snp\":5,\"tee\":2}".to_owned(), "null".to_owned()),
+        ("no fmc", "\"fmc\":1".to_owned(), "\"fmc\":null".to_owned()),
+        ("large floor", "\"microcode\":97".to_owned(), "\"microcode\":256".to_owned()),
+        ("half a floor", ",\"tee\":2".to_owned(), String::new()),
+        ("short digest", "bb".repeat(48), "bb".repeat(32)),
+        ("large svn", "\"minimum_guest_svn\":3".to_owned(), "\"minimum_guest_svn\":4294967296".to_owned()),
+        ("negative overlap", "604800".to_owned(), "-1".to_owned()),
+    ];
+    for (what, from, to) in bad {
+        assert!(good.contains(&from), "{what}: `{from}` is not in the document");
+        assert!(EnrollmentFile::from_bytes(good.replacen(&from, &to, 1).as_bytes()).is_err(), "{what} was accepted");
     }
 }
 
@@ -351,6 +394,27 @@ proptest! {
         if bytes.len() <= MAX_DOCUMENT_BYTES {
             prop_assert_eq!(SiteConfig::from_bytes(&bytes).expect("decodes"), config);
         }
+    }
+
+    #[test]
+    fn enrollments_come_back(
+        overlap: Option<u32>,
+        author: Option<[u8; 32]>,
+        svn: Option<u32>,
+        chips in proptest::collection::vec(any::<[u8; 32]>(), 0..4),
+        floor: Option<(Option<u8>, u8, u8, u8, u8)>,
+    ) {
+        let twice = |bytes: [u8; 32]| [bytes, bytes].concat();
+        let record = Enrollment {
+            overlap_seconds: overlap,
+            author_key_digest: author.map(|bytes| KeyDigest::try_from(&twice(bytes)[..48]).expect("48 bytes")),
+            minimum_guest_svn: svn,
+            chip_ids: chips.into_iter().map(|bytes| ChipId::try_from(twice(bytes).as_slice()).expect("64 bytes")).collect(),
+            tcb_floor: floor.map(|(fmc, bootloader, tee, snp, microcode)| TcbVersion { fmc, bootloader, tee, snp, microcode }),
+            ..enrollment().record
+        };
+        let bytes = encode(&record).expect("encodes");
+        prop_assert_eq!(decode::<Enrollment>(&bytes).expect("decodes"), record);
     }
 
     #[test]

@@ -196,6 +196,11 @@ impl Service {
             token_expiration: 300,
             open_risks: OpenRisks { aml: "restricted".to_owned() },
             supersedes: None,
+            overlap_seconds: None,
+            author_key_digest: None,
+            minimum_guest_svn: None,
+            chip_ids: Vec::new(),
+            tcb_floor: None,
         }
     }
 
