@@ -8,34 +8,36 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EvidenceFacts {
-    root_of_trust: String,
-    family: String,
-    chip_id: String,
-    host_data: String,
-    launch_digest: String,
-    report_id: String,
-    report_version: u32,
-    guest_svn: u32,
-    author_key_digest: Option<String>,
-    debug_allowed: bool,
-    migration_allowed: bool,
-    smt_allowed: bool,
-    single_socket: bool,
-    platform_info: u64,
-    reported_tcb: Tcb,
-    launch_mit_vector: Option<u64>,
-    current_mit_vector: Option<u64>,
+    pub(crate) root_of_trust: String,
+    pub(crate) family: String,
+    pub(crate) chip_id: String,
+    pub(crate) host_data: String,
+    pub(crate) launch_digest: String,
+    pub(crate) report_id: String,
+    pub(crate) report_version: u32,
+    pub(crate) guest_svn: u32,
+    pub(crate) author_key_digest: Option<String>,
+    pub(crate) debug_allowed: bool,
+    pub(crate) migration_allowed: bool,
+    pub(crate) smt_allowed: bool,
+    pub(crate) single_socket: bool,
+    pub(crate) abi_major: u8,
+    pub(crate) abi_minor: u8,
+    pub(crate) platform_info: u64,
+    pub(crate) reported_tcb: Tcb,
+    pub(crate) launch_mit_vector: Option<u64>,
+    pub(crate) current_mit_vector: Option<u64>,
 }
 
 /// A TCB as policies see it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Tcb {
-    fmc: Option<u8>,
-    bootloader: u8,
-    tee: u8,
-    snp: u8,
-    microcode: u8,
+pub(crate) struct Tcb {
+    pub(crate) fmc: Option<u8>,
+    pub(crate) bootloader: u8,
+    pub(crate) tee: u8,
+    pub(crate) snp: u8,
+    pub(crate) microcode: u8,
 }
 
 impl EvidenceFacts {
@@ -57,6 +59,8 @@ impl EvidenceFacts {
             migration_allowed: claims.policy.migration_allowed(),
             smt_allowed: claims.policy.smt_allowed(),
             single_socket: claims.policy.single_socket(),
+            abi_major: claims.policy.abi().0,
+            abi_minor: claims.policy.abi().1,
             platform_info: claims.platform_info,
             reported_tcb: Tcb { fmc: tcb.fmc, bootloader: tcb.bootloader, tee: tcb.tee, snp: tcb.snp, microcode: tcb.microcode },
             launch_mit_vector: claims.launch_mit_vector,

@@ -7,13 +7,19 @@
 //! compiled in, and naming one is an error when the policy is loaded.
 #![forbid(unsafe_code)]
 
+mod exact;
 mod input;
 mod question;
+mod stock;
+mod upload;
 
 use coffer_verify::RootOfTrust;
 
+pub use exact::{ExactError, ExactName, ExactValues, MAX_EXACT_VALUES, NotListed};
 pub use input::{EvidenceFacts, Record, Resource, TokenRequest};
 pub use question::{EVALUATION_LIMIT, MAX_POLICY_BYTES, PolicyError, QuestionName};
+pub use stock::{StockInput, stock_input};
+pub use upload::{Fixture, MAX_FIXTURES, UploadError, test_upload};
 
 use question::{Input, Question, Request};
 
@@ -60,6 +66,8 @@ pub struct ProjectRego<'a> {
     pub release: Option<&'a str>,
     /// Text of its `token.rego` (package `coffer.token`).
     pub token: Option<&'a str>,
+    /// Text of its `stock.rego`: a stock service's resource policy (package `policy`).
+    pub stock: Option<&'a str>,
 }
 
 /// Compiled policies of one service. Compiled once, evaluated for each request; no state passes from one to the next.
@@ -68,6 +76,7 @@ pub struct Policy {
     root_of_trust: String,
     release: Vec<(Origin, Question)>,
     token: Vec<(Origin, Question)>,
+    stock: Option<Question>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -101,6 +110,7 @@ impl Policy {
             root_of_trust: root_of_trust.to_string(),
             release: load(QuestionName::Release, include_str!("../release.rego"), project.release)?,
             token: load(QuestionName::Token, include_str!("../token.rego"), project.token)?,
+            stock: project.stock.map(|text| Question::compile(QuestionName::Stock, text)).transpose()?,
         })
     }
 
@@ -112,6 +122,19 @@ impl Policy {
     /// May this verified evidence have this token, under this record as it stands now?
     pub fn token(&self, evidence: &EvidenceFacts, record: &Record, token: &TokenRequest) -> Decision {
         self.decide(&self.token, QuestionName::Token, evidence, record, Request::Token(token))
+    }
+
+    /// May this verified evidence have this stock resource? The enrollment's list has said so already; a project's own policy in the
+    /// stock form, if there is one, is asked as the stock service would ask it.
+    pub fn stock(&self, evidence: &EvidenceFacts, record: &Record, path: [&str; 3]) -> Decision {
+        let question = QuestionName::Stock;
+        let Some(compiled) = &self.stock else { return Decision::Release };
+        let StockInput { input, data } = stock_input(evidence, record, path);
+        match compiled.ask_with_data(&input.to_string(), &data.to_string()) {
+            Ok(true) => Decision::Release,
+            Ok(false) => Decision::Refuse(Reason::Project { question }),
+            Err(detail) => Decision::Refuse(Reason::NoDecision { question, detail }),
+        }
     }
 
     fn decide(

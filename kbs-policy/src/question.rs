@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use regorus::utils::limits::ExecutionTimerConfig;
 use regorus::{Engine, Value};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::input::{EvidenceFacts, Record, Resource, TokenRequest};
 
@@ -26,12 +26,15 @@ const FORBIDDEN: [&str; 10] =
     ["http.", "net.", "opa.", "rand.", "time.", "uuid.", "io.", "trace(", "numbers.range(", "numbers.range_step("];
 
 /// Which question a rego file answers.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum QuestionName {
     /// May this verified evidence have this resource?
     Release,
     /// May this verified evidence have a token?
     Token,
+    /// May this verified evidence have a resource that a stock tool stored? Asked in the form of the stock service's resource policy.
+    Stock,
 }
 
 impl QuestionName {
@@ -39,6 +42,7 @@ impl QuestionName {
         match self {
             Self::Release => "data.coffer.release",
             Self::Token => "data.coffer.token",
+            Self::Stock => "data.policy",
         }
     }
 }
@@ -48,6 +52,7 @@ impl fmt::Display for QuestionName {
         f.write_str(match self {
             Self::Release => "release",
             Self::Token => "token",
+            Self::Stock => "stock",
         })
     }
 }
@@ -179,6 +184,15 @@ impl Question {
     pub(crate) fn ask_json(&self, input: &str) -> Result<bool, String> {
         let input = Value::from_json_str(input).map_err(|error| short(&error))?;
         self.evaluate(input).map(|(allow, _)| allow)
+    }
+
+    /// The same with documents of `data`, as the stock service passes them. `data` is of this one request: rules are scheduled
+    /// anew for it, which costs more than [`Self::ask`].
+    pub(crate) fn ask_with_data(&self, input: &str, data: &str) -> Result<bool, String> {
+        let input = Value::from_json_str(input).map_err(|error| short(&error))?;
+        let mut asked = Self { engine: self.engine.clone(), rule: self.rule.clone() };
+        asked.engine.add_data_json(data).map_err(|error| short(&error))?;
+        asked.evaluate(input).map(|(allow, _)| allow)
     }
 
     fn evaluate(&self, input: Value) -> Result<(bool, Engine), String> {

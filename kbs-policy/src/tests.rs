@@ -160,7 +160,7 @@ fn typed_values_reach_the_policy_under_the_names_of_the_fixture() {
 fn a_project_narrows() {
     let Typed { evidence, record, resource, token } = typed();
     let turin_only = "package coffer.release\ndefault allow := false\nallow if input.evidence.family == \"turin\"\n";
-    let policy = policy(ProjectRego { release: Some(turin_only), token: None });
+    let policy = policy(ProjectRego { release: Some(turin_only), ..ProjectRego::default() });
     let question = QuestionName::Release;
     assert_eq!(policy.release(&evidence, &record, &resource), Decision::Refuse(Reason::Project { question }));
     assert_eq!(policy.token(&evidence, &record, &token), Decision::Release, "the other question is not narrowed");
@@ -170,7 +170,7 @@ fn a_project_narrows() {
 fn a_project_cannot_widen() {
     let Typed { evidence, record, resource, .. } = typed();
     let generous = "package coffer.release\ndefault allow := false\nallow if input.resource\n";
-    let policy = policy(ProjectRego { release: Some(generous), token: None });
+    let policy = policy(ProjectRego { release: Some(generous), ..ProjectRego::default() });
     assert_eq!(policy.release(&evidence, &record, &resource), Decision::Release);
     let other = Resource { site: "site-2".into(), ..resource };
     let question = QuestionName::Release;
@@ -201,7 +201,7 @@ fn policies_refused_at_load() {
         (rule("count(numbers.range(1, 1000000000)) > 0"), "names `numbers.range(`"),
         (rule(&"x".repeat(MAX_POLICY_BYTES)), "at most 65536"),
     ] {
-        let error = Policy::compile(&RootOfTrust::AmdSevSnp, ProjectRego { release: Some(&text), token: None })
+        let error = Policy::compile(&RootOfTrust::AmdSevSnp, ProjectRego { release: Some(&text), ..ProjectRego::default() })
             .expect_err(&text[..text.len().min(120)]);
         assert!(error.to_string().contains(reason), "{error}\nexpected: {reason}");
     }
@@ -210,7 +210,7 @@ fn policies_refused_at_load() {
 #[test]
 fn names_of_our_own_are_not_builtins() {
     let text = "package coffer.release\ndefault allow := false\nallow if input.enrollment.time.zone == input.lifetime.x\n";
-    let _ = policy(ProjectRego { release: Some(text), token: None });
+    let _ = policy(ProjectRego { release: Some(text), ..ProjectRego::default() });
 }
 
 /// The text search is a courtesy; the real guard is that these builtins are not in the binary, however they are spelled.
@@ -241,7 +241,7 @@ fn no_decision_is_a_refusal() {
         ("allow if unheard_of(input.resource.site)", "could not find function"),
     ] {
         let text = format!("package coffer.release\ndefault allow := false\n{body}\n");
-        match Policy::compile(&RootOfTrust::AmdSevSnp, ProjectRego { release: Some(&text), token: None }) {
+        match Policy::compile(&RootOfTrust::AmdSevSnp, ProjectRego { release: Some(&text), ..ProjectRego::default() }) {
             Ok(policy) => match policy.release(&evidence, &record, &resource) {
                 Decision::Refuse(Reason::NoDecision { detail, .. }) => assert!(detail.contains(reason), "{body}: {detail}"),
                 other => panic!("{body}: {other:?}"),
@@ -258,7 +258,7 @@ fn an_endless_evaluation_is_cut() {
     let text = format!(
         "package coffer.release\ndefault allow := false\nallow if {{ input.resource; {loops}; a + b + c + d + e + f + g + h + i + j == 91 }}\n"
     );
-    let policy = policy(ProjectRego { release: Some(&text), token: None });
+    let policy = policy(ProjectRego { release: Some(&text), ..ProjectRego::default() });
     let start = Instant::now();
     let decision = policy.release(&evidence, &record, &resource);
     assert!(matches!(decision, Decision::Refuse(Reason::NoDecision { .. })), "{decision:?}");
