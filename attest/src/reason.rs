@@ -31,6 +31,23 @@ impl fmt::Display for Sender {
     }
 }
 
+/// Both values of a refusal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Values {
+    /// What the rule wants.
+    pub expected: String,
+    /// What it got.
+    pub got: String,
+}
+
+impl Values {
+    /// Of two things that can be shown.
+    #[must_use]
+    pub fn new(expected: &dyn fmt::Display, got: &dyn fmt::Display) -> Self {
+        Self { expected: expected.to_string(), got: got.to_string() }
+    }
+}
+
 macro_rules! reasons {
     ($($name:ident $code:literal $status:ident $kind:ident $sender:ident, $meaning:literal, $remedy:literal;)*) => {
         /// Why a peer is refused.

@@ -17,7 +17,7 @@ use super::{Service, blocking};
 use crate::clock::unix_now;
 use crate::failure::chain;
 use crate::judge::{Issued, Refused, revoked};
-use crate::reason::{Reason, Rule};
+use crate::reason::{Reason, Rule, Values};
 use crate::session::{ATTESTED_TTL_S, Attested, Challenged, CookieError, set_cookie};
 use crate::store::{Entry, Event, Site, Subject};
 
@@ -116,7 +116,7 @@ fn redeem(service: &Service, cookie: &str, attestation: &Attestation, now: u64) 
     let got = attestation.runtime_data.nonce();
     if *got != challenge.nonce {
         return Err(challenge_problem(Reason::NonceMismatch, &format!("runtime-data has nonce {got}, the challenge is {}", challenge.nonce))
-            .with_values(&challenge.nonce, &got));
+            .with_values(Some(Values::new(&challenge.nonce, &got))));
     }
     match (challenge.coffer, attestation.runtime_data.coffer().is_some()) {
         (true, false) => Err(challenge_problem(Reason::BoundKeysMissing, &"client asked for bound keys and brings none")),
@@ -148,9 +148,10 @@ fn purpose(attestation: &Attestation) -> Purpose {
 fn record_refusal(service: &Service, refused: &Refused, host_data: HostData, site: Option<&Site>, now: u64) -> Problem {
     let id = RefusalId::new();
     if !refused.authenticated {
-        return Problem::refuse_as(id, refused.reason, &refused.detail);
+        return Problem::refuse_as(id, refused.reason, &refused.detail).with_values(refused.values.clone());
     }
-    let entry = Entry::new(now, Event::Refuse, id.as_str(), refused.reason.code(), refused.detail.clone(), subject(host_data, site));
+    let entry = Entry::new(now, Event::Refuse, id.as_str(), refused.reason.code(), refused.detail.clone(), subject(host_data, site))
+        .with_values(refused.values.clone());
     match service.store().record(entry) {
         Ok(()) => Problem::refuse_as(id, refused.reason, &refused.detail).recorded(),
         Err(error) => Problem::internal(&error),

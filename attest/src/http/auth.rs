@@ -12,14 +12,14 @@ use super::extract::Typed;
 use super::problem::Problem;
 use crate::clock::unix_now;
 use crate::kek::random;
-use crate::reason::Reason;
+use crate::reason::{Reason, Values};
 use crate::session::{CHALLENGE_TTL_S, Challenged, set_cookie};
 
 /// Any client of protocol 0.4.0 with SNP gets a challenge; nothing is stored.
 pub async fn auth(State(service): State<Arc<Service>>, Typed(request): Typed<Request>) -> Result<impl IntoResponse, Problem> {
     if let Tee::Other(got) = &request.tee {
         let why = format!("tee is `{got}`, this service judges `snp`");
-        return Err(Problem::refuse(Reason::Tee, &why).with_values(&"snp", got));
+        return Err(Problem::refuse(Reason::Tee, &why).with_values(Some(Values::new(&"snp", got))));
     }
     let nonce = Nonce::new(random().map_err(|e| Problem::internal(&e))?);
     let state = Challenged { epoch: service.epoch, expires_at: unix_now().saturating_add(CHALLENGE_TTL_S), nonce, coffer: request.coffer };

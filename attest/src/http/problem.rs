@@ -8,7 +8,7 @@ use axum::response::{IntoResponse, Response};
 use coffer_protocol::{ErrorInformation, ErrorKind, Refusal};
 
 use crate::kek::random;
-use crate::reason::Reason;
+use crate::reason::{Reason, Values};
 
 /// The longest reason logged or kept. The longest of our own, two REPORT_DATA values, has some 300 characters.
 const MAX_LOGGED_CHARS: usize = 600;
@@ -50,15 +50,6 @@ pub struct Told {
     pub values: Option<Values>,
     /// Whether the audit log has it under this id.
     pub recorded: bool,
-}
-
-/// Both values of a refusal, each one bounded line.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Values {
-    /// What the rule wants.
-    pub expected: String,
-    /// What it got.
-    pub got: String,
 }
 
 /// A refusal, ready to be sent.
@@ -115,8 +106,8 @@ impl Problem {
 
     /// Both values, for `explain`.
     #[must_use]
-    pub fn with_values(mut self, expected: &dyn fmt::Display, got: &dyn fmt::Display) -> Self {
-        self.told.values = Some(Values { expected: one_line(expected), got: one_line(got) });
+    pub fn with_values(mut self, values: Option<Values>) -> Self {
+        self.told.values = values.map(|Values { expected, got }| Values { expected: one_line(&expected), got: one_line(&got) });
         self
     }
 

@@ -22,7 +22,7 @@ use super::{Service, blocking};
 use crate::clock::unix_now;
 use crate::judge::{Refused, revoked};
 use crate::kek::random;
-use crate::reason::{Reason, Rule};
+use crate::reason::{Reason, Rule, Values};
 use crate::session::Attested;
 use crate::store::{Entry, Event, SecretState, Site, Subject};
 
@@ -111,18 +111,21 @@ fn absent(service: &Service, caller: &Caller, path: &ResourcePath) -> Result<Ref
 }
 
 fn missing(detail: String) -> Refused {
-    Refused { reason: Reason::NoSuchResource, detail, authenticated: true }
+    Refused { reason: Reason::NoSuchResource, detail, values: None, authenticated: true }
 }
 
 /// The record as it stands now: a revocation since the attestation counts.
 fn current<'a>(site: Option<&'a Site>, caller: &Caller) -> Result<&'a Site, Refused> {
-    let refuse = |reason, detail| Err(Refused { reason, detail, authenticated: true });
-    let Some(site) = site else { return refuse(Reason::Rule(Rule::HOST_DATA), format!("{} is not enrolled", caller.host_data)) };
+    let refuse = |reason, detail, values| Err(Refused { reason, detail, values, authenticated: true });
+    let Some(site) = site else { return refuse(Reason::Rule(Rule::HOST_DATA), format!("{} is not enrolled", caller.host_data), None) };
     if let Some(refused) = revoked(site) {
         return Err(refused);
     }
     if !site.record.launch_digests.iter().any(|d| *d.as_bytes() == caller.coffer.launch_digest.0) {
-        return refuse(Reason::Rule(Rule::LAUNCH_DIGEST), format!("{} is not enrolled for this site config", caller.coffer.launch_digest));
+        let allowed: Vec<_> = site.record.launch_digests.iter().map(ToString::to_string).collect();
+        let values = Values::new(&allowed.join(", "), &caller.coffer.launch_digest);
+        let detail = format!("{} is not enrolled for this site config", caller.coffer.launch_digest);
+        return refuse(Reason::Rule(Rule::LAUNCH_DIGEST), detail, Some(values));
     }
     Ok(site)
 }
@@ -134,14 +137,16 @@ fn same_site(path: &ResourcePath, site: &Site, caller: &Caller) -> Result<(), Re
         return Ok(());
     }
     let detail = format!("asked for {path}, attested as {}/{}/{}", record.project, record.site, caller.host_data);
-    Err(Refused { reason: Reason::ResourcePath, detail, authenticated: true })
+    let own = format!("a secret of {}/{}/{}", record.project, record.site, caller.host_data);
+    Err(Refused { reason: Reason::ResourcePath, detail, values: Some(Values::new(&own, path)), authenticated: true })
 }
 
 fn deny(service: &Service, caller: &Caller, site: Option<&Site>, refused: &Refused, now: u64) -> Problem {
     let id = RefusalId::new();
     let kind = if refused.reason == Reason::NoSuchResource { ErrorKind::PluginNotFound } else { ErrorKind::PolicyDeny };
     let detail = format!("{} (attestation {})", refused.detail, caller.id);
-    let entry = Entry::new(now, Event::Refuse, id.as_str(), refused.reason.code(), detail, subject(caller, site));
+    let entry = Entry::new(now, Event::Refuse, id.as_str(), refused.reason.code(), detail, subject(caller, site))
+        .with_values(refused.values.clone());
     match service.store().record(entry) {
         Ok(()) => Problem::refuse_as(id, refused.reason, &refused.detail).of_kind(kind).recorded(),
         Err(error) => Problem::internal(&error),

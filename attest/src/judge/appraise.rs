@@ -5,7 +5,7 @@ use coffer_verify::{Claims, Enrolled, Expected, Reject, Verified, verify};
 
 use super::Judge;
 use crate::failure::chain;
-use crate::reason::{Reason, Rule};
+use crate::reason::{Reason, Rule, Values};
 use crate::store::{Site, Standing};
 
 /// Evidence was refused.
@@ -13,8 +13,10 @@ use crate::store::{Site, Standing};
 pub struct Refused {
     /// Its code is for the peer.
     pub reason: Reason,
-    /// The rule and both values, for the audit log.
+    /// What happened, for the audit log.
     pub detail: String,
+    /// What the rule wants and what it got.
+    pub values: Option<Values>,
     /// Whether the report's signature had held.
     pub authenticated: bool,
 }
@@ -44,7 +46,7 @@ fn refused(reject: &Reject, site: Option<&Site>) -> Refused {
     if let (Reject::HostData { .. }, Some(revoked)) = (reject, site.and_then(revoked)) {
         return revoked;
     }
-    Refused { reason: Reason::Rule(Rule::of(reject)), detail: chain(reject), authenticated: reject.is_authenticated() }
+    Refused { reason: Reason::Rule(Rule::of(reject)), detail: chain(reject), values: None, authenticated: reject.is_authenticated() }
 }
 
 /// The refusal of a revoked record; none if it still stands.
@@ -52,5 +54,5 @@ fn refused(reject: &Reject, site: Option<&Site>) -> Refused {
 pub fn revoked(site: &Site) -> Option<Refused> {
     let Standing::Revoked { revoked_at, revoked_by, revoked_why } = &site.standing else { return None };
     let detail = format!("site was revoked at {revoked_at} by `{revoked_by}`: {revoked_why}");
-    Some(Refused { reason: Reason::Revoked, detail, authenticated: true })
+    Some(Refused { reason: Reason::Revoked, detail, values: None, authenticated: true })
 }

@@ -115,7 +115,7 @@ impl Judge {
 fn decided(decision: Decision) -> Result<(), Refused> {
     match decision {
         Decision::Release => Ok(()),
-        Decision::Refuse(reason) => Err(Refused { reason: crate::reason::Reason::Policy, detail: reason.to_string(), authenticated: true }),
+        Decision::Refuse(reason) => Err(Refused { reason: crate::reason::Reason::Policy, detail: reason.to_string(), values: None, authenticated: true }),
     }
 }
 

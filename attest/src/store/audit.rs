@@ -9,6 +9,7 @@ use rusqlite::{Connection, params};
 use serde::{Deserialize, Serialize};
 
 use super::{Store, StoreError};
+use crate::reason::Values;
 
 /// Table of the audit log.
 pub(super) const SCHEMA: &str = "
@@ -17,9 +18,11 @@ CREATE TABLE audit (
   entry   TEXT NOT NULL,
   digest  BLOB NOT NULL,
   project TEXT GENERATED ALWAYS AS (json_extract(entry, '$.project')) VIRTUAL,
-  site    TEXT GENERATED ALWAYS AS (json_extract(entry, '$.site')) VIRTUAL
+  site    TEXT GENERATED ALWAYS AS (json_extract(entry, '$.site')) VIRTUAL,
+  id      TEXT GENERATED ALWAYS AS (json_extract(entry, '$.id')) VIRTUAL
 ) STRICT;
 CREATE INDEX audit_by_site ON audit (project, site, seq);
+CREATE INDEX audit_by_id ON audit (id, seq);
 CREATE TRIGGER audit_is_append_only_u BEFORE UPDATE ON audit
   BEGIN SELECT RAISE(ABORT, 'audit is append-only'); END;
 CREATE TRIGGER audit_is_append_only_d BEFORE DELETE ON audit
@@ -67,8 +70,14 @@ pub struct Entry {
     pub id: String,
     /// Reason code; `ok` where nothing was refused.
     pub code: String,
-    /// Everything the peer is not told: the rule and both values.
+    /// What happened: everything the peer is not told.
     pub detail: String,
+    /// What the rule wants, where one was broken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expected: Option<String>,
+    /// What it got.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub got: Option<String>,
     /// Project.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub project: Option<ProjectName>,
@@ -95,12 +104,21 @@ impl Entry {
             id: id.to_owned(),
             code: code.to_owned(),
             detail,
+            expected: None,
+            got: None,
             project: subject.project,
             site: subject.site,
             host_data: subject.host_data,
             root_of_trust: RootOfTrust::AmdSevSnp,
             prev: Sha256Digest::new([0; 32]),
         }
+    }
+
+    /// The same with both values of the rule that was broken.
+    #[must_use]
+    pub fn with_values(mut self, values: Option<Values>) -> Self {
+        (self.expected, self.got) = values.map(|values| (values.expected, values.got)).unzip();
+        self
     }
 }
 
@@ -138,6 +156,16 @@ impl Store {
     pub fn entries_of(&self, project: &ProjectName, site: &SiteName, limit: u32) -> Result<Vec<Entry>, StoreError> {
         let mut statement = self.db.prepare("SELECT entry FROM audit WHERE project = ?1 AND site = ?2 ORDER BY seq DESC LIMIT ?3")?;
         let rows = statement.query_map(params![project.as_str(), site.as_str(), limit], |row| row.get::<_, String>(0))?;
+        rows.map(|text| Ok(serde_json::from_str(&text?)?)).collect()
+    }
+
+    /// What is recorded under an id that a peer was given, oldest first: a refusal, or an attestation and its first `limit` releases.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn entries_under(&self, id: &str, limit: u32) -> Result<Vec<Entry>, StoreError> {
+        let mut statement = self.db.prepare("SELECT entry FROM audit WHERE id = ?1 ORDER BY seq LIMIT ?2")?;
+        let rows = statement.query_map(params![id, limit], |row| row.get::<_, String>(0))?;
         rows.map(|text| Ok(serde_json::from_str(&text?)?)).collect()
     }
 
