@@ -45,8 +45,31 @@ pub enum JwkError {
         curve: &'static str,
     },
     /// A private key was sent where a public one belongs.
-    #[error("key carries a private member `d`")]
+    #[error("key carries a private member, such as `d`")]
     Private,
+    /// An RSA number is not canonical base64url, is empty or too long, or begins with a zero byte.
+    #[error("key member `{member}` is not an integer of at most {most} bytes of unpadded base64url without leading zeros")]
+    Unsigned {
+        /// Which member.
+        member: &'static str,
+        /// How many bytes it may hold.
+        most: usize,
+    },
+    /// An RSA modulus of another size.
+    #[error("RSA key has {bits} bits, this build takes 2048 to 4096")]
+    RsaSize {
+        /// Bits of the modulus.
+        bits: u32,
+    },
+    /// The modulus is even, or the exponent is even, below 65537, or past 2^33.
+    #[error("RSA key has an even modulus, or an exponent that is even, below 65537 or at least 2^33")]
+    Rsa,
+    /// A kind of key that the protocol calls experimental and no stock client of 0.4 has.
+    #[error("key is of the experimental kind `AKP` (`{alg}`, such as ML-KEM), this build takes EC P-256, EC P-521 and RSA")]
+    Experimental {
+        /// Its `alg`, shortened to 40 characters.
+        alg: String,
+    },
     /// Random bytes that are zero or not below the group order; happens once in 2^32 draws.
     #[error("random bytes are no P-256 scalar\nhint: draw again")]
     Scalar,
@@ -83,7 +106,7 @@ impl fmt::Debug for TeeKey {
 
 /// `tee-pubkey`: an EC P-256 key for ECDH-ES+A256KW, checked to lie on the curve.
 ///
-/// Stock clients may also send P-521 and RSA keys; those are refused by name.
+/// The service takes P-521 and RSA keys too: `ClientKey`, feature `service`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TeePublicKey(PublicKey);
 
@@ -233,16 +256,16 @@ fn only<'de, D: Deserializer<'de>>(d: D, members: &[&str]) -> Result<Value, D::E
     }
 }
 
-fn text<'a>(jwk: &'a Value, member: &'static str) -> Result<&'a str, JwkError> {
+pub(crate) fn text<'a>(jwk: &'a Value, member: &'static str) -> Result<&'a str, JwkError> {
     jwk.get(member).and_then(Value::as_str).ok_or(JwkError::Missing { member })
 }
 
-fn expect(jwk: &Value, member: &'static str, expected: &'static str) -> Result<(), JwkError> {
+pub(crate) fn expect(jwk: &Value, member: &'static str, expected: &'static str) -> Result<(), JwkError> {
     let got = text(jwk, member)?;
     if got == expected { Ok(()) } else { Err(JwkError::Unsupported { member, got: got.chars().take(40).collect(), expected }) }
 }
 
-fn coordinate<const N: usize>(jwk: &Value, member: &'static str) -> Result<[u8; N], JwkError> {
+pub(crate) fn coordinate<const N: usize>(jwk: &Value, member: &'static str) -> Result<[u8; N], JwkError> {
     decode_fixed(text(jwk, member)?).ok_or(JwkError::Coordinate { member, bytes: N })
 }
 

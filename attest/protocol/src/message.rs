@@ -4,14 +4,17 @@
 //! any JSON, and a JWK may have members we do not know.
 
 use serde::{Deserialize, Deserializer, Serialize};
-use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use crate::json::{JsonError, parse_typed};
-use crate::runtime::{Nonce, ReceivedRuntimeData, RuntimeData, RuntimeDataError};
+use crate::runtime::{Nonce, RuntimeData, RuntimeDataError};
 
-/// The one protocol version spoken; stock clients since July 2025 speak it, and the stock service takes no other either.
+/// The protocol version our guest says it speaks; stock clients since July 2025 say the same.
 pub const PROTOCOL_VERSION: &str = "0.4.0";
+
+/// What a version spoken here begins with. Any patch of it is taken, since a patch changes no message; the stock service takes
+/// 0.4.0 alone, and no client sends anything else of 0.4. Versions before do not bind device evidence to the report.
+const SPOKEN: &str = "0.4.";
 
 /// The longest `/auth` message read in either direction; a stock client's is 114 bytes.
 pub const MAX_MESSAGE_BYTES: usize = 8 * 1024;
@@ -34,7 +37,7 @@ pub enum MessageError {
     #[error(transparent)]
     Json(#[from] JsonError),
     /// Another protocol version.
-    #[error("protocol version `{got}` is not supported; this build speaks {PROTOCOL_VERSION}")]
+    #[error("protocol version `{got}` is not supported; this build speaks {SPOKEN}x")]
     Version {
         /// The version given, shortened to 40 characters.
         got: String,
@@ -100,7 +103,7 @@ impl Request {
     /// See [`MessageError`]. A TEE other than SNP parses: refusing it is the caller's answer to give.
     pub fn parse(bytes: &[u8]) -> Result<Self, MessageError> {
         let raw: RawRequest = parse_typed("auth request", bytes, MAX_MESSAGE_BYTES)?;
-        if raw.version != PROTOCOL_VERSION {
+        if !is_spoken(&raw.version) {
             return Err(MessageError::Version { got: raw.version.chars().take(40).collect() });
         }
         if let Some(offered) = raw.extra_params.get("supported-hash-algorithms") {
@@ -121,6 +124,13 @@ impl Request {
         }
         json!({ "version": PROTOCOL_VERSION, "tee": "snp", "extra-params": extra }).to_string().into_bytes()
     }
+}
+
+/// `0.4.` and a patch number as semantic versions write it: digits, no leading zero, no suffix.
+fn is_spoken(version: &str) -> bool {
+    version.strip_prefix(SPOKEN).is_some_and(|patch| {
+        (1..=9).contains(&patch.len()) && patch.bytes().all(|b| b.is_ascii_digit()) && (patch == "0" || !patch.starts_with('0'))
+    })
 }
 
 /// Whether extra-params say `coffer: 1`. Any other value of that member is an error: nothing negotiates down.
@@ -169,63 +179,6 @@ impl Challenge {
     pub fn to_bytes(&self) -> Vec<u8> {
         let extra_params = if self.coffer { json!({ "coffer": COFFER_VERSION }) } else { json!("") };
         json!({ "nonce": self.nonce, "extra-params": extra_params }).to_string().into_bytes()
-    }
-}
-
-/// A stock client's initdata; carried in HOST_DATA by the sites of a stock service, never by ours.
-#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct InitData {
-    /// `toml` or `json`.
-    pub format: String,
-    /// The text.
-    pub body: String,
-}
-
-/// The body of `POST /kbs/v0/attest`, its evidence still unread.
-#[derive(Debug)]
-pub struct Attestation {
-    /// What the client wants HOST_DATA compared with; `null` from our guest.
-    pub init_data: Option<InitData>,
-    /// What the report binds.
-    pub runtime_data: ReceivedRuntimeData,
-    /// JSON text of the SNP evidence, for the evidence crate.
-    pub primary_evidence: Box<RawValue>,
-    /// Device evidence: empty, or the text of a JSON object.
-    pub additional_evidence: String,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawAttestation {
-    #[serde(rename = "init-data")]
-    init_data: Option<InitData>,
-    #[serde(rename = "runtime-data")]
-    runtime_data: Box<RawValue>,
-    #[serde(rename = "tee-evidence")]
-    tee_evidence: RawTeeEvidence,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawTeeEvidence {
-    primary_evidence: Box<RawValue>,
-    additional_evidence: String,
-}
-
-impl Attestation {
-    /// Parses the body of `POST /kbs/v0/attest`.
-    ///
-    /// # Errors
-    /// See [`MessageError`]. Total: any bytes give a value or an error.
-    pub fn parse(bytes: &[u8]) -> Result<Self, MessageError> {
-        let raw: RawAttestation = parse_typed("attestation", bytes, MAX_ATTESTATION_BYTES)?;
-        Ok(Self {
-            init_data: raw.init_data,
-            runtime_data: ReceivedRuntimeData::parse(&raw.runtime_data)?,
-            primary_evidence: raw.tee_evidence.primary_evidence,
-            additional_evidence: raw.tee_evidence.additional_evidence,
-        })
     }
 }
 
@@ -298,7 +251,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::jwk::TeeKey;
 
     #[test]
     fn guest_and_service_agree_on_auth() {
@@ -321,9 +273,25 @@ mod tests {
         {
             assert_eq!(request("0.4.0", extra).expect("parses"), Request { tee: Tee::Snp, coffer: false });
         }
+        for patch in ["0.4.1", "0.4.17", "0.4.999999999"] {
+            assert_eq!(request(patch, json!("")).expect("parses"), Request { tee: Tee::Snp, coffer: false }, "{patch}");
+        }
         for (version, extra, reason) in [
-            ("0.4.1", json!(""), "`0.4.1` is not supported; this build speaks 0.4.0"),
+            ("0.1.0", json!(""), "`0.1.0` is not supported; this build speaks 0.4.x"),
+            ("0.1.1", json!(""), "`0.1.1` is not supported"),
             ("0.2.0", json!(""), "`0.2.0` is not supported"),
+            ("0.3.0", json!(""), "`0.3.0` is not supported"),
+            ("0.5.0", json!(""), "`0.5.0` is not supported"),
+            ("1.4.0", json!(""), "`1.4.0` is not supported"),
+            ("0.40.0", json!(""), "`0.40.0` is not supported"),
+            ("0.4", json!(""), "`0.4` is not supported"),
+            ("0.4.", json!(""), "`0.4.` is not supported"),
+            ("0.4.00", json!(""), "`0.4.00` is not supported"),
+            ("0.4.0-rc.1", json!(""), "`0.4.0-rc.1` is not supported"),
+            ("0.4.+1", json!(""), "`0.4.+1` is not supported"),
+            ("0.4.0 ", json!(""), "`0.4.0 ` is not supported"),
+            ("0.4.1234567890", json!(""), "`0.4.1234567890` is not supported"),
+            ("v0.4.0", json!(""), "`v0.4.0` is not supported"),
             ("", json!(""), "`` is not supported"),
             ("0.4.0", json!({ "supported-hash-algorithms": ["sha256"] }), "no SHA-384"),
             ("0.4.0", json!({ "supported-hash-algorithms": "sha384" }), "no SHA-384"),
@@ -365,35 +333,6 @@ mod tests {
     }
 
     #[test]
-    fn attestations() {
-        let tee_pubkey = TeeKey::from_random(&[7; 32]).expect("a scalar").public();
-        let data = RuntimeData { nonce: Nonce::new([5; 32]), tee_pubkey, coffer: None };
-        let evidence = json!({ "plat_info": u64::MAX, "cert_chain": null });
-        let body = attestation_body(&data, &evidence, "").expect("encodes");
-        let parsed = Attestation::parse(&body).expect("parses");
-        assert_eq!(parsed.primary_evidence.get(), evidence.to_string(), "evidence reaches its parser as it was sent");
-        assert_eq!(parsed.runtime_data.report_data("").expect("hashes"), data.report_data("").expect("hashes"));
-        assert!(parsed.init_data.is_none() && parsed.additional_evidence.is_empty());
-
-        let text = String::from_utf8(body).expect("text");
-        for (from, to) in [
-            ("\"init-data\":null,", "\"init-data\":null,\"init-data\":null,"),
-            ("\"init-data\":null,", "\"init-data\":null,\"x\":1,"),
-            ("\"init-data\":null", "\"init-data\":{\"format\":\"toml\"}"),
-            ("\"additional_evidence\":\"\"", "\"additional_evidence\":{}"),
-            ("\"additional_evidence\":\"\"", "\"additional_evidence\":\"\",\"y\":1"),
-            ("\"primary_evidence\"", "\"primary-evidence\""),
-            ("\"runtime-data\"", "\"runtime_data\""),
-        ] {
-            let changed = text.replacen(from, to, 1);
-            assert_ne!(changed, text);
-            assert!(matches!(Attestation::parse(changed.as_bytes()), Err(MessageError::Json(JsonError::Parse { .. }))), "{from} -> {to}");
-        }
-        let long = vec![b' '; MAX_ATTESTATION_BYTES + 1];
-        assert!(matches!(Attestation::parse(&long), Err(MessageError::Json(JsonError::TooLong { .. }))));
-    }
-
-    #[test]
     fn tokens() {
         let answer = TokenResponse { token: "a.b.c".into() };
         assert_eq!(TokenResponse::parse(&answer.to_bytes()).expect("parses"), answer);
@@ -409,7 +348,6 @@ mod tests {
             for input in [bytes.as_slice(), text.as_bytes()] {
                 let _ = Request::parse(input);
                 let _ = Challenge::parse(input);
-                let _ = Attestation::parse(input);
                 let _ = TokenResponse::parse(input);
                 let _ = crate::ErrorInformation::parse(input);
             }

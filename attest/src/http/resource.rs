@@ -13,7 +13,7 @@ use axum::response::IntoResponse;
 use coffer_evidence::HostData;
 use coffer_kbs_policy::EvidenceFacts;
 use coffer_manifest::ResourcePath;
-use coffer_protocol::{ErrorKind, SealRandom, TeePublicKey, seal};
+use coffer_protocol::{ClientKey, ErrorKind, SealRandom, seal};
 use coffer_token::CofferClaims;
 
 use super::extract::{bearer, session_cookie};
@@ -31,7 +31,7 @@ struct Caller {
     coffer: CofferClaims,
     facts: EvidenceFacts,
     host_data: HostData,
-    tee_pubkey: TeePublicKey,
+    tee_pubkey: ClientKey,
     /// The id under which the attestation is in the audit log.
     id: String,
 }
@@ -75,7 +75,7 @@ fn identify(service: &Service, cookie: Option<&str>, token: Option<&str>, now: u
 }
 
 fn caller(coffer: CofferClaims, facts: EvidenceFacts, tee_pubkey: &serde_json::Value, id: String) -> Result<Caller, Problem> {
-    let tee_pubkey = TeePublicKey::from_jwk(tee_pubkey).map_err(|e| Problem::internal(&e))?;
+    let tee_pubkey = ClientKey::from_jwk(tee_pubkey).map_err(|e| Problem::internal(&e))?;
     Ok(Caller { host_data: HostData::new(coffer.host_data.0), coffer, facts, tee_pubkey, id })
 }
 

@@ -110,7 +110,7 @@ fn genuine(secret: Vec<u8>) -> impl FnMut(&str, &[u8]) -> Answer + Send {
             (200, TokenResponse { token: token() }.to_bytes())
         }
         _ => {
-            let random = SealRandom { ephemeral: [1; 32], content_key: [2; 32], iv: [3; 12] };
+            let random = SealRandom { ephemeral: [1; 66], content_key: [2; 32], iv: [3; 12] };
             (200, seal(&secret, client.as_ref().expect("attested"), &random).expect("seals").to_bytes())
         }
     }

@@ -20,6 +20,6 @@ fn key() -> TeeKey {
 }
 
 fn sealed() -> Jwe {
-    let random = SealRandom { ephemeral: [8; 32], content_key: [9; 32], iv: [10; 12] };
-    seal(&SECRET, &key().public(), &random).expect("seals")
+    let random = SealRandom { ephemeral: [8; 66], content_key: [9; 32], iv: [10; 12] };
+    seal(&SECRET, &key().public().into(), &random).expect("seals")
 }
