@@ -4,7 +4,6 @@ use std::path::Path;
 
 use coffer_evidence::Certificate;
 use coffer_manifest::{RootOfTrust, Sha256Digest};
-use coffer_token::Signer;
 use coffer_token::admin::AdminSigner;
 use serde_json::json;
 use zeroize::Zeroizing;
@@ -14,7 +13,8 @@ use crate::config::initial_text;
 use crate::failure::{Failure, OrFail};
 use crate::kek::{Kek, random};
 use crate::layout::{Layout, LayoutError, NewFolder, read_small, write_new};
-use crate::store::{Admin, Scope, ServiceKey, Store};
+use crate::clock::unix_now;
+use crate::store::{Admin, Scope, ServiceKey, Store, check_name};
 use crate::tls::make_certificates;
 
 /// What the simulator's platforms report at least, and that Milan stays off there too.
@@ -26,7 +26,7 @@ const SIMULATED_FLOORS: &str = include_str!("simulated-floors.toml");
 /// Whatever keeps the folder from being made; nothing is left then.
 pub fn run(args: &cli::Init) -> Result<(), Failure> {
     let (root_of_trust, ark) = root_of_trust(&args.root_of_trust)?;
-    check_admin_name(&args.admin)?;
+    check_name(&args.admin).map_err(Failure::new)?;
     let folder = NewFolder::begin(&args.dir).map_err(|e| {
         let failure = Failure::new(format!("cannot make a service: {e}"));
         match e {
@@ -65,21 +65,15 @@ fn root_of_trust(text: &str) -> Result<(RootOfTrust, Option<Vec<u8>>), Failure> 
     }
 }
 
-/// The name goes into the audit log and a terminal.
-fn check_admin_name(name: &str) -> Result<(), Failure> {
-    let fits = (1..=64).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.@".contains(&b));
-    if fits { Ok(()) } else { Err(Failure::new(format!("admin name `{name}` is not 1 to 64 of a-z, A-Z, 0-9, `-`, `_`, `.`, `@`"))) }
-}
-
 fn make_database(layout: &Layout, root_of_trust: RootOfTrust, ark: Option<&[u8]>, admin: &str) -> Result<(), Failure> {
     let doing = "cannot make the database";
     let kek = Kek::generate().or_fail(doing)?;
     write_new(&layout.kek(), 0o600, kek.expose()).or_fail("cannot write the key file")?;
     // SQLite would make it readable by others.
     write_new(&layout.database(), 0o600, b"").or_fail(doing)?;
-    let store = Store::create(&layout.database(), kek, root_of_trust, ark).or_fail(doing)?;
-    let token = Signer::from_bytes(&Zeroizing::new(random().or_fail(doing)?)).or_fail("cannot make the token key")?;
-    store.put_key(ServiceKey::Token, token.expose().as_slice()).or_fail(doing)?;
+    let now = unix_now();
+    let mut store = Store::create(&layout.database(), kek, root_of_trust, ark).or_fail(doing)?;
+    store.add_token_key(now, now).or_fail("cannot make the token key")?;
     store.put_key(ServiceKey::Cookie, Zeroizing::new(random::<32>().or_fail(doing)?).as_slice()).or_fail(doing)?;
 
     let key = AdminSigner::from_random(&Zeroizing::new(random().or_fail(doing)?)).or_fail("cannot make the admin key")?;
@@ -89,8 +83,12 @@ fn make_database(layout: &Layout, root_of_trust: RootOfTrust, ark: Option<&[u8]>
         name: admin.to_owned(),
         public: public.to_pem().or_fail(doing)?,
         scopes: Scope::ALL.to_vec(),
+        project: None,
+        added_at: now,
+        added_by: "init".to_owned(),
+        revoked_at: None,
     };
-    store.put_admin(&admin).or_fail(doing)?;
+    store.add_admin(&admin, None).or_fail(doing)?;
     let pem = key.expose_pem().or_fail(doing)?;
     write_new(&layout.admin_key(), 0o600, pem.as_bytes()).or_fail("cannot write the admin key")
 }

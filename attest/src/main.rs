@@ -11,14 +11,17 @@ mod init;
 mod judge;
 mod kek;
 mod layout;
+mod live;
 mod memory;
 mod net;
 mod reason;
+mod revocation;
 mod serve;
 mod session;
 mod site;
 mod store;
 mod tls;
+mod token_keys;
 
 use std::process::ExitCode;
 

@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use coffer_token::Signer;
 use serde_json::json;
 use tokio::net::TcpListener;
 
@@ -79,12 +78,11 @@ fn open_store(layout: &Layout) -> Result<Store, Failure> {
 fn build(store: Store, config: &Config) -> Result<Service, Failure> {
     let doing = "cannot use the database";
     let epoch = store.raise_epoch(unix_now()).or_fail(doing)?;
-    let token_key = fixed(&store.key(ServiceKey::Token).or_fail(doing)?)?;
-    let signer = Signer::from_bytes(&token_key).or_fail("cannot use the token key")?;
+    let keys = store.token_keys().or_fail("cannot use the token keys")?;
     let cookies = CookieKey::new(*fixed(&store.key(ServiceKey::Cookie).or_fail(doing)?)?);
     let root_of_trust = store.root_of_trust();
     let ark = store.ark().or_fail(doing)?;
-    let judge = Judge::new(root_of_trust, ark.as_deref(), signer, config).or_fail("cannot use the root of trust")?;
+    let judge = Judge::new(root_of_trust, ark.as_deref(), keys, config).or_fail("cannot use the root of trust")?;
     if config.families.is_empty() {
         tracing::warn!("no family is accepted: state `families` and their [tcb_floor] in coffer-attest.toml");
     }

@@ -18,11 +18,26 @@ pub struct Issued {
     pub coffer: CofferClaims,
 }
 
+/// There is no token.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum IssueError {
+    /// Every token key leaked.
+    #[error("no token key signs at {now}")]
+    NoKey {
+        /// Unix seconds.
+        now: u64,
+    },
+    /// The claims break a rule of tokens.
+    #[error(transparent)]
+    Sign(#[from] SignError),
+}
+
 impl Judge {
     /// Signs a token for verified evidence: a job token where keys are bound, one for stock clients where none are.
     ///
     /// # Errors
-    /// [`SignError`] if the claims break a rule of tokens.
+    /// See [`IssueError`].
     pub fn issue(
         &self,
         verified: &Verified<Claims>,
@@ -30,7 +45,7 @@ impl Judge {
         runtime_data: &ReceivedRuntimeData,
         id: &str,
         now: u64,
-    ) -> Result<Issued, SignError> {
+    ) -> Result<Issued, IssueError> {
         let bound = runtime_data.coffer();
         let typ = if bound.is_some() { Typ::Job } else { Typ::Kbs };
         let coffer = self.claims(verified, record, bound);
@@ -44,7 +59,9 @@ impl Judge {
             tee_pubkey: bound.is_none().then(|| runtime_data.tee_pubkey().to_jwk()),
             coffer: coffer.clone(),
         };
-        Ok(Issued { token: self.signer.sign(typ, &TokenClaims::affirming(subject))?, coffer })
+        let keys = self.keys.load();
+        let signer = keys.signer(now).ok_or(IssueError::NoKey { now })?;
+        Ok(Issued { token: signer.sign(typ, &TokenClaims::affirming(subject))?, coffer })
     }
 
     /// Checks a token that this service gave to a stock client.
@@ -55,7 +72,7 @@ impl Judge {
         let root_of_trust = self.root_of_trust.to_string();
         let expected =
             Expectation { issuer: &self.issuer, audience: &self.issuer, root_of_trust: &root_of_trust, usage: Usage::KeyService };
-        coffer_token::check(token, &self.jwks, &expected, UnixTime(now))
+        self.keys.load().check(token, &expected, now)
     }
 
     fn claims(&self, verified: &Verified<Claims>, record: &Enrollment, bound: Option<&BoundKeys>) -> CofferClaims {

@@ -6,13 +6,14 @@ mod issue;
 use coffer_kbs_policy::{Decision, EvidenceFacts, Policy, PolicyError, Record, Resource, TokenRequest};
 use coffer_manifest::{Enrollment, ResourcePath, RootOfTrust, SecretName};
 use coffer_protocol::{BoundKeys, Purpose};
-use coffer_token::{Jwks, Signer};
 use coffer_verify::{Platforms, Roots, RootsError};
 
 use crate::config::Config;
+use crate::live::Live;
 use crate::store::{Site, Standing};
+use crate::token_keys::KeyRing;
 pub use appraise::{Refused, revoked};
-pub use issue::Issued;
+pub use issue::{IssueError, Issued};
 
 /// What this service believes, accepts and signs with.
 #[derive(Debug)]
@@ -20,8 +21,7 @@ pub struct Judge {
     roots: Roots,
     platforms: Platforms,
     root_of_trust: RootOfTrust,
-    signer: Signer,
-    jwks: Jwks,
+    keys: Live<KeyRing>,
     issuer: String,
     audience: String,
     policy: Policy,
@@ -52,7 +52,7 @@ impl Judge {
     ///
     /// # Errors
     /// See [`JudgeError`].
-    pub fn new(root_of_trust: RootOfTrust, ark: Option<&[u8]>, signer: Signer, config: &Config) -> Result<Self, JudgeError> {
+    pub fn new(root_of_trust: RootOfTrust, ark: Option<&[u8]>, keys: KeyRing, config: &Config) -> Result<Self, JudgeError> {
         let roots = match (root_of_trust, ark) {
             (RootOfTrust::Simulated(_), Some(ark)) => Roots::simulated(ark)?,
             (RootOfTrust::AmdSevSnp, None) => Roots::amd()?,
@@ -65,8 +65,7 @@ impl Judge {
         Ok(Self {
             platforms: Platforms { families: config.families.clone(), ..Platforms::with_floors(config.floors.clone()) },
             root_of_trust,
-            jwks: signer.jwks(),
-            signer,
+            keys: Live::new(keys),
             issuer: config.issuer.clone(),
             audience: config.audience.clone(),
             policy: Policy::builtin(&roots.root_of_trust())?,
@@ -74,10 +73,10 @@ impl Judge {
         })
     }
 
-    /// The public key set.
+    /// The token keys as they are now; replaced at a rotation.
     #[must_use]
-    pub const fn jwks(&self) -> &Jwks {
-        &self.jwks
+    pub const fn keys(&self) -> &Live<KeyRing> {
+        &self.keys
     }
 
     /// Asks the policy whether this verified evidence may have a token.

@@ -35,8 +35,14 @@ CREATE TRIGGER audit_is_append_only_d BEFORE DELETE ON audit
 pub enum Event {
     /// A site was enrolled.
     Enroll,
-    /// A site was revoked, by an admin or by its successor.
+    /// A site, image, chip, key or admin was revoked, by an admin or by its successor.
     Revoke,
+    /// Revocations of a signed list were taken over.
+    Import,
+    /// An admin was added.
+    AddAdmin,
+    /// The next token key was made.
+    RotateKey,
     /// Evidence was accepted and a token issued.
     Attest,
     /// A secret was released.

@@ -4,10 +4,13 @@
 
 mod admins;
 mod audit;
+mod keys;
+mod revocations;
 mod sites;
 mod spent;
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use coffer_evidence::BytesError;
@@ -15,11 +18,15 @@ use coffer_manifest::{DocumentError, NameError, RootOfTrust};
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, params};
 use zeroize::Zeroizing;
 
-pub use admins::{Admin, Scope};
+pub use admins::{Admin, AdminError, Scope, check_name, scope_names};
 pub use audit::{Entry, Event, Subject};
+pub use keys::KeyError;
+pub use revocations::{ImportError, RevocationError};
 pub use sites::{EnrollError, RevokeError, SecretState, Site, Standing};
 
 use crate::kek::{Kek, SealError};
+use crate::live::Live;
+use crate::revocation::Revocations;
 
 /// `PRAGMA user_version` of the schema this build reads and writes.
 const SCHEMA_VERSION: i64 = 2;
@@ -42,7 +49,7 @@ CREATE TABLE sealed_keys (name TEXT PRIMARY KEY, sealed BLOB NOT NULL) STRICT;
 ";
 
 /// All tables of schema [`SCHEMA_VERSION`].
-const SCHEMAS: &[&str] = &[SCHEMA, admins::SCHEMA, sites::SCHEMA, spent::SCHEMA, audit::SCHEMA];
+const SCHEMAS: &[&str] = &[SCHEMA, admins::SCHEMA, sites::SCHEMA, spent::SCHEMA, audit::SCHEMA, revocations::SCHEMA, keys::SCHEMA];
 
 /// The database refuses, or says something this build cannot believe.
 #[derive(Debug, thiserror::Error)]
@@ -83,6 +90,28 @@ pub enum StoreError {
         /// Its name.
         name: &'static str,
     },
+    /// A token key is not what was written.
+    #[error("token key `{kid}`: {source}")]
+    TokenKey {
+        /// Its id.
+        kid: String,
+        /// What is wrong.
+        source: coffer_token::KeyError,
+    },
+    /// A sealed key of another length.
+    #[error("sealed `{name}` has {got} bytes, expected 32")]
+    SealedLength {
+        /// Its name.
+        name: String,
+        /// Its length.
+        got: usize,
+    },
+    /// A stored revocation is not what was written.
+    #[error("stored revocation is of kind `{kind}`")]
+    RevocationKind {
+        /// What was found.
+        kind: String,
+    },
     /// The audit log was edited.
     #[error("audit entry {seq} does not follow from the one before it")]
     AuditBroken {
@@ -103,8 +132,6 @@ impl From<rusqlite::Error> for StoreError {
 /// A key the service keeps sealed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ServiceKey {
-    /// Signs tokens: P-256.
-    Token,
     /// Seals session cookies: AES-256.
     Cookie,
 }
@@ -112,7 +139,6 @@ pub enum ServiceKey {
 impl ServiceKey {
     const fn name(self) -> &'static str {
         match self {
-            Self::Token => "service/token-key",
             Self::Cookie => "service/cookie-key",
         }
     }
@@ -124,6 +150,7 @@ pub struct Store {
     db: Connection,
     kek: Kek,
     root_of_trust: RootOfTrust,
+    revocations: Arc<Live<Revocations>>,
 }
 
 impl Store {
@@ -141,7 +168,7 @@ impl Store {
         tx.pragma_update(None, "application_id", APPLICATION_ID)?;
         tx.pragma_update(None, "user_version", SCHEMA_VERSION)?;
         tx.commit()?;
-        Ok(Self { db, kek, root_of_trust })
+        Ok(Self { db, kek, root_of_trust, revocations: Arc::new(Live::new(Revocations::default())) })
     }
 
     /// Opens a database that [`Self::create`] made.
@@ -156,13 +183,20 @@ impl Store {
             return Err(StoreError::Schema { id, version });
         }
         let text: String = db.query_row("SELECT root_of_trust FROM service", [], |row| row.get(0))?;
-        Ok(Self { root_of_trust: text.parse()?, db, kek })
+        let revocations = Revocations::new(revocations::read(&db, 0)?.into_iter().map(Arc::new));
+        Ok(Self { root_of_trust: text.parse()?, db, kek, revocations: Arc::new(Live::new(revocations)) })
     }
 
     /// What `init --root-of-trust` said.
     #[must_use]
     pub const fn root_of_trust(&self) -> RootOfTrust {
         self.root_of_trust
+    }
+
+    /// What is revoked, as of the last change that was committed.
+    #[must_use]
+    pub fn revocations(&self) -> Arc<Live<Revocations>> {
+        Arc::clone(&self.revocations)
     }
 
     /// The simulator's ARK certificate, DER; none where the root is AMD's.

@@ -4,12 +4,13 @@ use std::fmt;
 
 use coffer_evidence::HostData;
 use coffer_manifest::{Enrollment, EnrollmentFile, ProjectName, ResourcePath, RootOfTrust, SecretName, SiteName, decode, encode};
-use coffer_token::MAX_LIFETIME_SECONDS;
+use coffer_token::{MAX_LIFETIME_SECONDS, Revocation, RevocationKind};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::Serialize;
 use zeroize::Zeroizing;
 
 use super::audit::{Entry, Event, Subject, append};
+use super::revocations;
 use super::{Store, StoreError, seconds};
 use crate::reason::Reason;
 
@@ -269,6 +270,9 @@ impl Store {
         );
         append(&tx, self.root_of_trust, Entry::new(now, Event::Enroll, by, "ok", detail, subject(record)))?;
         tx.commit()?;
+        if record.supersedes.is_some() {
+            self.refresh_revocations()?;
+        }
         Ok(())
     }
 
@@ -322,6 +326,7 @@ impl Store {
         }
         close(&tx, self.root_of_trust, &active.record, host_data, by, why, now)?;
         tx.commit().map_err(StoreError::from)?;
+        self.refresh_revocations()?;
         Ok(host_data)
     }
 
@@ -368,7 +373,8 @@ fn check_record(record: &Enrollment, root_of_trust: RootOfTrust, accept_aml_risk
 fn check_place(db: &Connection, record: &Enrollment) -> Result<(), EnrollError> {
     let known: bool =
         db.query_row("SELECT EXISTS (SELECT 1 FROM sites WHERE host_data = ?1)", [record.host_data.to_string()], |row| row.get(0))?;
-    if known {
+    // An imported list may know what this database never had.
+    if known || revocations::number_of(db, RevocationKind::Site, &record.host_data.to_string())?.is_some() {
         return Err(EnrollError::HostDataTaken { host_data: record.host_data });
     }
     let newest = history(db, &record.project, &record.site)?.into_iter().next();
@@ -409,8 +415,30 @@ fn close(
         params![host_data.to_string(), seconds(now), by, why],
     )?;
     db.execute("DELETE FROM secrets WHERE host_data = ?1", [host_data.to_string()])?;
+    let (value, name) = (host_data.to_string(), format!("{}/{}", record.project, record.site));
+    let new = revocations::New { kind: RevocationKind::Site, value: &value, name: Some(&name), reason: why, by };
+    revocations::numbered(db, &new, now)?;
     let subject = Subject { host_data: Some(host_data), ..subject(record) };
     append(db, root_of_trust, Entry::new(now, Event::Revoke, by, "ok", why.to_owned(), subject))
+}
+
+/// Revokes a record of an imported revocation, if this database has it and it is active: whoever revoked it has numbered it.
+pub(super) fn close_imported(
+    db: &Connection,
+    root_of_trust: RootOfTrust,
+    revocation: &Revocation,
+    by: &str,
+    now: u64,
+) -> Result<(), StoreError> {
+    let sql = format!("{SELECT_SITE} WHERE host_data = ?1 AND revoked_at IS NULL");
+    let Some(active) = db.query_row(&sql, [&revocation.value], site_row).optional()?.transpose()? else { return Ok(()) };
+    let (who, why) = (revocation.by.as_deref().unwrap_or(by), revocation.reason.as_deref().unwrap_or("revoked before the restore"));
+    db.execute(
+        "UPDATE sites SET revoked_at = ?2, revoked_by = ?3, revoked_why = ?4 WHERE host_data = ?1",
+        params![revocation.value, seconds(revocation.at), who, why],
+    )?;
+    db.execute("DELETE FROM secrets WHERE host_data = ?1", [&revocation.value])?;
+    append(db, root_of_trust, Entry::new(now, Event::Revoke, by, "ok", why.to_owned(), subject(&active.record)))
 }
 
 fn site_row(row: &Row<'_>) -> rusqlite::Result<Result<Site, StoreError>> {

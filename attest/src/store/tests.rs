@@ -160,8 +160,8 @@ fn the_epoch_rises_and_keys_open_only_under_their_key_file() {
     let keyfile = dir.path().join("kek");
     crate::layout::write_new(&keyfile, 0o600, &bytes).unwrap();
     let store = Store::create(&path, kek, RootOfTrust::AmdSevSnp, None).unwrap();
-    store.put_key(ServiceKey::Token, b"private").unwrap();
-    assert!(store.put_key(ServiceKey::Token, b"another").is_err());
+    store.put_key(ServiceKey::Cookie, b"private").unwrap();
+    assert!(store.put_key(ServiceKey::Cookie, b"another").is_err());
     assert!(matches!(store.key(ServiceKey::Cookie), Err(StoreError::KeyMissing { .. })));
     assert_eq!(store.raise_epoch(1000).unwrap(), 1000);
     drop(store);
@@ -169,10 +169,10 @@ fn the_epoch_rises_and_keys_open_only_under_their_key_file() {
     assert_eq!(store.raise_epoch(1000).unwrap(), 1001);
     assert_eq!(store.raise_epoch(7).unwrap(), 1002);
     assert_eq!(store.raise_epoch(2000).unwrap(), 2000);
-    assert_eq!(store.key(ServiceKey::Token).unwrap().as_slice(), b"private");
+    assert_eq!(store.key(ServiceKey::Cookie).unwrap().as_slice(), b"private");
     drop(store);
     let store = Store::open(&path, Kek::generate().unwrap()).unwrap();
-    assert!(matches!(store.key(ServiceKey::Token), Err(StoreError::Seal(SealError::Open { .. }))));
+    assert!(matches!(store.key(ServiceKey::Cookie), Err(StoreError::Seal(SealError::Open { .. }))));
 }
 
 #[test]
