@@ -56,7 +56,8 @@ impl ErrorKind {
     }
 }
 
-/// `{"type": "https://github.com/confidential-containers/kbs/errors/<name>", "detail": "<code>: <id>"}`.
+/// `{"type": "https://github.com/confidential-containers/kbs/errors/<name>", "detail": "<code>: <id>"}`, the detail sometimes
+/// followed by words in parentheses.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ErrorInformation {
     /// The error's URI. Any text, when received.
@@ -73,6 +74,12 @@ impl ErrorInformation {
         Self { kind: format!("{PREFIX}{}", kind.name()), detail: refusal.to_string() }
     }
 
+    /// The same with words for whoever reads a stock client's output; our guest prints code and id only.
+    #[must_use]
+    pub fn explained(kind: ErrorKind, refusal: &Refusal, words: &str) -> Self {
+        Self { detail: format!("{refusal} ({words})"), ..Self::new(kind, refusal) }
+    }
+
     /// Parses an error body, ours or a stock service's; members we do not know are ignored.
     ///
     /// # Errors
@@ -81,10 +88,14 @@ impl ErrorInformation {
         parse_typed("error body", bytes, MAX_ERROR_BYTES)
     }
 
-    /// The code and the id, if `detail` has our form; a stock service's text gives `None`.
+    /// The code and the id, if `detail` has our form, with words or without; a stock service's text gives `None`.
     #[must_use]
     pub fn refusal(&self) -> Option<Refusal> {
-        let (code, id) = self.detail.split_once(": ")?;
+        let (code, rest) = self.detail.split_once(": ")?;
+        let id = match rest.split_once(" (") {
+            Some((id, words)) if words.ends_with(')') => id,
+            _ => rest,
+        };
         Refusal::new(code, id)
     }
 }
@@ -138,13 +149,16 @@ mod tests {
             r#"{"type":"https://github.com/confidential-containers/kbs/errors/AttestationError","detail":"launch_digest: 7f3a-19"}"#
         );
         let received = ErrorInformation::parse(&serde_json::to_vec(&sent).expect("encodes")).expect("parses");
-        assert_eq!(received.refusal(), Some(refusal));
+        assert_eq!(received.refusal(), Some(refusal.clone()));
+        let explained = ErrorInformation::explained(ErrorKind::SerdeError, &refusal, "speaks (more or less) 0.5");
+        assert_eq!(explained.detail, "launch_digest: 7f3a-19 (speaks (more or less) 0.5)");
+        assert_eq!(explained.refusal(), Some(refusal));
     }
 
     #[test]
     fn only_printable_refusals_are_taken() {
         for detail in
-            ["launch_digest", "launch_digest:7f", "Launch: 7f", ": 7f", "a: ", "a: \u{1b}[2J", "a\n: 7f", "a: b c", "a: b: c", "\u{e4}: b"]
+            ["launch_digest", "launch_digest:7f", "Launch: 7f", ": 7f", "a: ", "a: \u{1b}[2J", "a\n: 7f", "a: b c", "a: b: c", "a: b (c", "a: b(c)", "a: (c)", "\u{e4}: b"]
         {
             let received = ErrorInformation { kind: String::new(), detail: detail.into() };
             assert_eq!(received.refusal(), None, "{detail:?}");

@@ -1,15 +1,20 @@
 //! What stock clients and the stock service really said, read by this crate.
 
-use std::collections::BTreeMap;
+#[path = "support/stock.rs"]
+mod stock;
+
 use std::fs;
 
+use coffer_evidence::HostData;
 use coffer_protocol::{
-    Attestation, Challenge, ErrorInformation, Jwe, JweError, JwkError, MessageError, Request, RuntimeDataError, SealRandom, Tee, TeeKey,
-    TeePublicKey, TokenResponse, open, seal,
+    Attestation, Challenge, ClientKey, ErrorInformation, Jwe, JweError, JwkError, Request, SealRandom, Tee, TeeKey, TokenResponse, open,
+    seal,
 };
 use data_encoding::{BASE64, BASE64URL_NOPAD, HEXLOWER};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::Value;
+use sha2::{Digest as _, Sha384};
+use stock::StockKey;
 
 const FLOWS: [&str; 12] = [
     "attest-initdata",
@@ -56,9 +61,14 @@ fn exchanges() -> Vec<(&'static str, Exchange)> {
     FLOWS.iter().filter_map(|name| Some((*name, flow(name)?))).flat_map(|(name, flow)| flow.into_iter().map(move |e| (name, e))).collect()
 }
 
+/// The private JWK of a published test key: `ec256`, `ec521`, `rsa`.
+fn jwk(name: &str) -> Option<Value> {
+    let path = system_tests::vectors::path(&format!("kbs/tee-key-{name}.TEST.jwk.json"))?;
+    Some(serde_json::from_slice(&fs::read(path).expect("readable")).expect("JSON"))
+}
+
 fn test_key() -> Option<TeeKey> {
-    let path = system_tests::vectors::path("kbs/tee-key-ec256.TEST.jwk.json")?;
-    let jwk: Value = serde_json::from_slice(&fs::read(path).expect("readable")).expect("JSON");
+    let jwk = jwk("ec256")?;
     let d = BASE64URL_NOPAD.decode(jwk["d"].as_str().expect("text").as_bytes()).expect("base64url");
     Some(TeeKey::from_random(&d.try_into().expect("32 bytes")).expect("a key"))
 }
@@ -103,34 +113,74 @@ fn jwes_to_other_keys_are_refused_by_name() {
     }
 }
 
-/// Serialises a protected header the way the stock client does for its associated data: `alg`, `enc`, then the rest sorted.
-fn as_the_stock_client(protected: &str) -> String {
-    #[derive(Serialize, Deserialize)]
-    struct Protected {
-        alg: String,
-        enc: String,
-        #[serde(flatten)]
-        other: BTreeMap<String, Value>,
+/// The model of the client opens what the real service sealed for the real client, so it may judge what we seal.
+#[test]
+fn stock_clients_of_every_kind_open_what_the_stock_service_and_what_we_seal() {
+    for name in ["ec256", "ec521", "rsa"] {
+        let (Some(jwk), Some(flow)) = (jwk(name), flow(&format!("real-kbs-{name}"))) else { return };
+        let key = StockKey::from_jwk(&jwk);
+        let answers: Vec<_> = flow.iter().filter(|e| e.response.body.contains("\"protected\"")).collect();
+        assert_eq!(answers.len(), 2, "{name}: one by cookie, one by bearer token");
+        for answer in answers {
+            assert_eq!(key.open(answer.response.body.as_bytes()), b"disk-key-0123456789", "{name}");
+        }
+        let sent = flow.iter().find(|e| is_attest(e)).expect("has one");
+        let attestation = Attestation::parse(sent.request.body.as_bytes()).expect("parses");
+        let public = attestation.runtime_data.tee_pubkey();
+        assert_eq!(public, &ClientKey::from_jwk(&key.public()).expect("a key"), "{name}: the capture has this key's public half");
+        for seed in 1..20 {
+            let random = SealRandom { ephemeral: [seed; 66], content_key: [seed; 32], iv: [seed; 12] };
+            let secret = vec![seed; usize::from(seed) * 7];
+            assert_eq!(key.open(&seal(&secret, public, &random).expect("seals").to_bytes()), secret, "{name}");
+        }
     }
-    let text = BASE64URL_NOPAD.decode(protected.as_bytes()).expect("base64url");
-    let parsed: Protected = serde_json::from_slice(&text).expect("a header");
-    BASE64URL_NOPAD.encode(&serde_json::to_vec(&parsed).expect("encodes"))
+}
+
+/// The header we write is, byte for byte, of the shape that the real service wrote: same members, same order, same widths.
+#[test]
+fn our_headers_have_the_shape_of_the_stock_services() {
+    for name in ["ec256", "ec521", "rsa"] {
+        let Some(flow) = flow(&format!("real-kbs-{name}")) else { return };
+        let sent = flow.iter().find(|e| is_attest(e)).expect("has one");
+        let attestation = Attestation::parse(sent.request.body.as_bytes()).expect("parses");
+        let random = SealRandom { ephemeral: [1; 66], content_key: [2; 32], iv: [3; 12] };
+        let ours = seal(b"disk-key-0123456789", attestation.runtime_data.tee_pubkey(), &random).expect("seals");
+        let answer = flow.iter().find(|e| e.response.body.contains("\"protected\"")).expect("has one");
+        let theirs = Jwe::parse(answer.response.body.as_bytes()).expect("parses");
+        assert_eq!(ours.to_bytes().len(), answer.response.body.len(), "{name}");
+        assert_eq!(shape(&ours.protected), shape(&theirs.protected), "{name}");
+        assert_eq!(ours.encrypted_key.len(), theirs.encrypted_key.len(), "{name}");
+    }
+}
+
+/// A header's text with the values of `x` and `y` blanked.
+fn shape(protected: &str) -> String {
+    let text = String::from_utf8(BASE64URL_NOPAD.decode(protected.as_bytes()).expect("base64url")).expect("text");
+    let header: Value = serde_json::from_str(&text).expect("JSON");
+    let blank = |text: String, name: &str| match header["epk"][name].as_str() {
+        Some(value) => text.replace(value, &"_".repeat(value.len())),
+        None => text,
+    };
+    blank(blank(text, "x"), "y")
 }
 
 #[test]
-fn a_stock_client_authenticates_our_header() {
-    let key = TeeKey::from_random(&[7; 32]).expect("a key");
-    for seed in 1..20 {
-        let random = SealRandom { ephemeral: [seed; 32], content_key: [seed; 32], iv: [seed; 12] };
-        let jwe = seal(b"secret", &key.public(), &random).expect("seals");
-        assert_eq!(as_the_stock_client(&jwe.protected), jwe.protected);
-    }
-    for (name, exchange) in exchanges() {
-        if exchange.response.body.contains("\"protected\"") {
-            let jwe = Jwe::parse(exchange.response.body.as_bytes()).expect("parses");
-            assert_eq!(as_the_stock_client(&jwe.protected), jwe.protected, "{name}: the model of the client is right");
-        }
-    }
+#[should_panic(expected = "aes-256-gcm decrypt failed")]
+fn the_model_of_the_client_fails_on_another_order_of_members() {
+    let key = StockKey::P256(p256::SecretKey::from_slice(&[7; 32]).expect("a scalar"));
+    let random = SealRandom { ephemeral: [8; 66], content_key: [9; 32], iv: [10; 12] };
+    let jwe = seal(b"secret", &ClientKey::from_jwk(&key.public()).expect("a key"), &random).expect("seals");
+    let text = String::from_utf8(BASE64URL_NOPAD.decode(jwe.protected.as_bytes()).expect("base64url")).expect("text");
+    let swapped = text.replacen(r#""crv":"P-256","kty":"EC""#, r#""kty":"EC","crv":"P-256""#, 1);
+    assert_ne!(swapped, text);
+    // Sealed under the swapped text, as a service would that writes `kty` first: the client writes it back and cannot decrypt.
+    let protected = BASE64URL_NOPAD.encode(swapped.as_bytes());
+    let cipher = <aes_gcm::Aes256Gcm as aes_gcm::aead::KeyInit>::new(&[9; 32].into());
+    let payload = aes_gcm::aead::Payload { msg: b"secret", aad: protected.as_bytes() };
+    let sealed = aes_gcm::aead::Aead::encrypt(&cipher, &[10; 12].into(), payload).expect("seals");
+    let (ciphertext, tag) = sealed.split_at(6);
+    let (ciphertext, tag) = (BASE64URL_NOPAD.encode(ciphertext), BASE64URL_NOPAD.encode(tag));
+    key.open(&Jwe { protected, ciphertext, tag, ..jwe }.to_bytes());
 }
 
 /// The sample attester's evidence repeats the hash it was given, so each capture is a known answer.
@@ -138,7 +188,7 @@ fn a_stock_client_authenticates_our_header() {
 fn runtime_data_hashes_to_what_the_stock_client_computed() {
     let mut seen = 0;
     for (name, exchange) in exchanges().into_iter().filter(|(_, e)| is_attest(e)) {
-        let Ok(attestation) = Attestation::parse(exchange.request.body.as_bytes()) else { continue };
+        let attestation = Attestation::parse(exchange.request.body.as_bytes()).expect(name);
         let evidence: Value = serde_json::from_str(attestation.primary_evidence.get()).expect("JSON");
         let expected = BASE64.decode(evidence["report_data"].as_str().expect("text").as_bytes()).expect("base64");
         let ours = attestation.runtime_data.report_data(&attestation.additional_evidence).expect("hashes");
@@ -165,17 +215,35 @@ fn the_published_answer() {
     assert_eq!(attestation.runtime_data.nonce().to_string(), "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=");
 }
 
+/// Each capture's key is of the kind its name says, and what we write of it is what the client wrote.
 #[test]
-fn keys_of_later_issues_are_refused_by_name() {
-    for (name, member, value) in [("get-resource-ec521", "crv", "P-521"), ("get-resource-rsa", "kty", "RSA")] {
-        let Some(flow) = flow(name) else { return };
-        let exchange = flow.iter().find(|e| is_attest(e)).expect("has one");
-        let refused = Attestation::parse(exchange.request.body.as_bytes()).expect_err(name);
-        let MessageError::RuntimeData(RuntimeDataError::TeePublicKey(JwkError::Unsupported { member: which, got, .. })) = refused else {
-            panic!("{name}: {refused}");
+fn the_captured_keys_are_read_by_kind() {
+    for (flow, kind) in exchanges().into_iter().filter(|(_, e)| is_attest(e)).map(|(name, exchange)| {
+        let attestation = Attestation::parse(exchange.request.body.as_bytes()).expect(name);
+        let sent: Value = serde_json::from_str(&exchange.request.body).expect("JSON");
+        assert_eq!(attestation.runtime_data.tee_pubkey().to_jwk(), sent["runtime-data"]["tee-pubkey"], "{name}");
+        (name, attestation.runtime_data.tee_pubkey().clone())
+    }) {
+        let expected = match flow {
+            "get-resource-ec521" | "real-kbs-ec521" => matches!(kind, ClientKey::P521(_)),
+            "get-resource-rsa" | "real-kbs-rsa" => matches!(kind, ClientKey::Rsa(_)),
+            _ => matches!(kind, ClientKey::P256(_)),
         };
-        assert_eq!((which, got.as_str()), (member, value));
+        assert!(expected, "{flow}: {kind:?}");
     }
+}
+
+/// A stock host puts the initdata's digest into HOST_DATA, by the algorithm that the text names, cut to 32 bytes.
+#[test]
+fn captured_initdata_is_bound_by_its_digest() {
+    let Some(flow) = flow("attest-initdata") else { return };
+    let sent = flow.iter().find(|e| is_attest(e)).expect("has one");
+    let init_data = Attestation::parse(sent.request.body.as_bytes()).expect("parses").init_data.expect("has one");
+    assert!(init_data.body.contains("algorithm = \"sha384\""), "{}", init_data.body);
+    let digest: [u8; 48] = Sha384::digest(init_data.body.as_bytes()).into();
+    let host_data = HostData::new(digest[..32].try_into().expect("32 bytes"));
+    assert!(init_data.is_bound_by(&host_data));
+    assert!(!init_data.is_bound_by(&HostData::new([0; 32])));
 }
 
 #[test]
@@ -193,9 +261,8 @@ fn stock_requests_and_answers_parse() {
             }
             ("/kbs/v0/attest", 200) => {
                 TokenResponse::parse(answered.body.as_bytes()).expect(name);
-                if let Ok(attestation) = Attestation::parse(sent.body.as_bytes()) {
-                    assert_eq!(Some(*attestation.runtime_data.nonce()), nonce, "{name}");
-                }
+                let attestation = Attestation::parse(sent.body.as_bytes()).expect(name);
+                assert_eq!(Some(*attestation.runtime_data.nonce()), nonce, "{name}");
             }
             (_, 400..) => {
                 let error = ErrorInformation::parse(answered.body.as_bytes()).expect(name);
@@ -212,6 +279,5 @@ fn the_test_key_is_the_one_in_the_capture() {
     let (Some(key), Some(flow)) = (test_key(), flow("real-kbs-ec256")) else { return };
     let exchange = flow.iter().find(|e| is_attest(e)).expect("has one");
     let attestation = Attestation::parse(exchange.request.body.as_bytes()).expect("parses");
-    assert_eq!(attestation.runtime_data.tee_pubkey(), &key.public());
-    assert_eq!(TeePublicKey::from_jwk(&key.public().to_jwk()).as_ref(), Ok(&key.public()));
+    assert_eq!(attestation.runtime_data.tee_pubkey(), &ClientKey::from(key.public()));
 }

@@ -1,21 +1,30 @@
 //! `POST /kbs/v0/attest`: the largest thing a stranger may send, runtime-data and evidence included.
 #![no_main]
 
-use coffer_evidence::{Report, SnpEvidence};
+use coffer_evidence::{HostData, Report, SnpEvidence};
 use coffer_fuzz::{captured_bodies, plant};
 use coffer_protocol::{
-    Attestation, BoundKeys, KeySet, Nonce, P384Key, Purpose, ReceivedRuntimeData, RuntimeData, TeeKey, X25519Key, attestation_body,
+    Attestation, BoundKeys, ClientKey, KeySet, Nonce, P384Key, Purpose, ReceivedRuntimeData, RuntimeData, TeeKey, X25519Key, attestation_body,
 };
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-const FLOWS: [&str; 4] =
-    ["kbs/get-resource-ec256.jsonl", "kbs/real-kbs-ec256.jsonl", "kbs/attest-initdata.jsonl", "kbs/attest-with-sample-device.jsonl"];
+const FLOWS: [&str; 6] = [
+    "kbs/get-resource-ec256.jsonl",
+    "kbs/real-kbs-ec256.jsonl",
+    "kbs/real-kbs-ec521.jsonl",
+    "kbs/real-kbs-rsa.jsonl",
+    "kbs/attest-initdata.jsonl",
+    "kbs/attest-with-sample-device.jsonl",
+];
 
 fuzz_target!(init: plant(made().into_iter().chain(captured_bodies(&FLOWS))), |bytes: &[u8]| {
     if let Ok(attestation) = Attestation::parse(bytes) {
         let _ = attestation.runtime_data.report_data(&attestation.additional_evidence).expect("strings encode");
+        if let Some(init_data) = &attestation.init_data {
+            assert!(!init_data.is_bound_by(&HostData::new([0; 32])), "a text with this digest is not found by fuzzing");
+        }
         let _ = SnpEvidence::from_json(attestation.primary_evidence.get().as_bytes());
     }
     // runtime-data alone: what a report binds does not depend on how its text is written.
@@ -30,8 +39,12 @@ fuzz_target!(init: plant(made().into_iter().chain(captured_bodies(&FLOWS))), |by
     }
     assert_ne!(received.report_data("x").expect("encodes"), received.report_data("y").expect("encodes"));
     // What was understood, written by us, is understood alike; its hash differs where the client had members of its own.
-    let ours = RuntimeData { nonce: *received.nonce(), tee_pubkey: received.tee_pubkey().clone(), coffer: received.coffer().cloned() };
-    let ours = RawValue::from_string(ours.to_json().to_string()).expect("JSON");
+    let mut ours = value;
+    ours["tee-pubkey"] = received.tee_pubkey().to_jwk();
+    if let ClientKey::P256(key) = received.tee_pubkey() {
+        ours = RuntimeData { nonce: *received.nonce(), tee_pubkey: key.clone(), coffer: received.coffer().cloned() }.to_json();
+    }
+    let ours = RawValue::from_string(ours.to_string()).expect("JSON");
     let again = ReceivedRuntimeData::parse(&ours).expect("what we write, we read");
     assert_eq!((again.nonce(), again.tee_pubkey(), again.coffer()), (received.nonce(), received.tee_pubkey(), received.coffer()));
 });

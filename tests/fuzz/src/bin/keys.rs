@@ -2,7 +2,7 @@
 #![no_main]
 
 use coffer_fuzz::{plant, vectors};
-use coffer_protocol::{KeySet, P384Key, TeeKey, TeePublicKey, X25519Key};
+use coffer_protocol::{ClientKey, KeySet, P384Key, TeeKey, TeePublicKey, X25519Key};
 use coffer_token::admin::{AdminKey, AdminSigner};
 use coffer_token::{Jkt, Jwks, Signer};
 use libfuzzer_sys::fuzz_target;
@@ -17,6 +17,11 @@ fuzz_target!(init: plant(made().into_iter().chain(vectors(&KEYS))), |bytes: &[u8
             // A key has one text: no other base64, no coordinate modulo the field.
             assert!(["alg", "crv", "kty", "x", "y"].iter().all(|member| ours[member] == value[member]), "{value}");
             assert_eq!(TeePublicKey::from_jwk(&ours), Ok(key));
+        }
+        if let Ok(key) = ClientKey::from_jwk(&value) {
+            let ours = key.to_jwk();
+            assert!(ours.as_object().is_some_and(|members| members.iter().all(|(name, member)| value[name] == *member)), "{value}");
+            assert_eq!(ClientKey::from_jwk(&ours), Ok(key));
         }
         same::<P384Key>(bytes, &value);
         same::<X25519Key>(bytes, &value);
@@ -61,6 +66,9 @@ fn made() -> Vec<Vec<u8>> {
     let admin = AdminSigner::from_random(&[1; 48]).expect("a scalar");
     vec![
         json(TeeKey::from_random(&[7; 32]).expect("a scalar").public().to_jwk()),
+        json(p521()),
+        json(rsa()),
+        json(serde_json::json!({ "alg": "ML-KEM-768+A192KW", "kty": "AKP", "pub": "AA" })),
         json(serde_json::to_value(&set).expect("encodes")),
         json(serde_json::to_value(&node).expect("encodes")),
         json(serde_json::to_value(X25519Key::new([3; 32])).expect("encodes")),
@@ -70,4 +78,17 @@ fn made() -> Vec<Vec<u8>> {
         admin.public().id().to_string().into_bytes(),
         node.to_sec1().to_vec(),
     ]
+}
+
+/// The curve's base point (SEC 2, section 2.6.1).
+fn p521() -> Value {
+    let x = "AMaFjga3BATpzZ4-y2YjlbRCnGSBOQU_tSH4KK9ga009uqFLXnfv51ko_h3BJ6L_qN4zSLPBhWpCm_l-fjHC5b1m";
+    let y = "ARg5KWp4mjvABFyKX7QsfRvZmPVESVebRGgXr70XJz5mLJfucpleQmQLxVC5AT-tB2E1PHCGonLCQIi-lHaf0WZQ";
+    serde_json::json!({ "alg": "ECDH-ES+A256KW", "crv": "P-521", "kty": "EC", "x": x, "y": y })
+}
+
+/// 2048 bits, all set.
+fn rsa() -> Value {
+    let n = data_encoding::BASE64URL_NOPAD.encode(&[0xFF; 256]);
+    serde_json::json!({ "alg": "RSA-OAEP-256", "e": "AQAB", "kty": "RSA", "n": n })
 }

@@ -89,6 +89,10 @@ fn made() -> Vec<Vec<u8>> {
         "epoch": EPOCH, "expires_at": NOW + 300, "tee_pubkey": { "kty": "EC" }, "coffer": coffer, "facts": facts, "id": "a-1",
     });
     assert!(Attested::deserialize(&attested).is_ok(), "the seed has today's members");
+    // The largest key a client may have.
+    let mut rsa = attested.clone();
+    rsa["tee_pubkey"] = serde_json::json!({ "alg": "RSA-OAEP-256", "e": "AQAB", "kty": "RSA", "n": "_".repeat(683) });
+    assert!(Attested::deserialize(&rsa).is_ok(), "the seed has today's members");
     let header = format!("a=b; kbs-session-id={}; c=d", "A".repeat(60));
-    vec![serde_json::to_vec(&challenged).expect("encodes"), attested.to_string().into_bytes(), header.into_bytes()]
+    vec![serde_json::to_vec(&challenged).expect("encodes"), attested.to_string().into_bytes(), rsa.to_string().into_bytes(), header.into_bytes()]
 }
