@@ -17,6 +17,8 @@ pub struct EvidenceFacts {
     pub(crate) report_version: u32,
     pub(crate) guest_svn: u32,
     pub(crate) author_key_digest: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) id_key_digest: Option<String>,
     pub(crate) debug_allowed: bool,
     pub(crate) migration_allowed: bool,
     pub(crate) smt_allowed: bool,
@@ -55,6 +57,7 @@ impl EvidenceFacts {
             report_version: claims.report_version,
             guest_svn: claims.guest_svn,
             author_key_digest: claims.author_key_digest.map(|digest| digest.to_string()),
+            id_key_digest: claims.id_key_digest.as_bytes().iter().any(|b| *b != 0).then(|| claims.id_key_digest.to_string()),
             debug_allowed: claims.policy.debug_allowed(),
             migration_allowed: claims.policy.migration_allowed(),
             smt_allowed: claims.policy.smt_allowed(),
@@ -72,6 +75,23 @@ impl EvidenceFacts {
     #[must_use]
     pub fn host_data(&self) -> &str {
         &self.host_data
+    }
+
+    /// CHIP_ID, 128 hexadecimal digits: it may be revoked after the attestation.
+    #[must_use]
+    pub fn chip_id(&self) -> &str {
+        &self.chip_id
+    }
+
+    /// Launch digest, 96 hexadecimal digits: it may be revoked after the attestation.
+    #[must_use]
+    pub fn launch_digest(&self) -> &str {
+        &self.launch_digest
+    }
+
+    /// Digests of the author key and the ID key, as far as the report shows any: they may be revoked after the attestation.
+    pub fn key_digests(&self) -> impl Iterator<Item = &str> {
+        [&self.author_key_digest, &self.id_key_digest].into_iter().flatten().map(String::as_str)
     }
 }
 
