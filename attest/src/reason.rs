@@ -201,6 +201,36 @@ reasons! {
     AdminScope "admin_scope" FORBIDDEN AdminAuthAccess Admin,
         "calls a route that the admin's scopes do not cover",
         "operator: an admin with scope `admin` gives scopes";
+    AdminProject "admin_project" FORBIDDEN AdminAuthAccess Admin,
+        "calls for another project, or for the whole service, as an admin of one project",
+        "operator: an admin of the whole service can; a project's admin is added with `--project`";
+    AdminRevoked "admin_revoked" FORBIDDEN AdminAuthAccess Admin,
+        "calls as an admin who was revoked",
+        "operator: revocation is for good; `coffer-attest admin add` registers a new name with a new key";
+    NoSuchAdmin "no_such_admin" NOT_FOUND PluginNotFound Admin,
+        "names an admin who does not exist",
+        "admin: `coffer-attest admin list` has every name";
+    AdminTaken "admin_taken" CONFLICT PolicyDeny Admin,
+        "registers an admin under a name or a key that was given already; both are given once",
+        "admin: choose another name, and make a key with `coffer-attest admin new-key`";
+    AdminGrant "admin_grant" FORBIDDEN AdminAuthAccess Admin,
+        "gives another admin a scope or a project that the giver does not have",
+        "operator: an admin who has it can give it";
+    LastAdmin "last_admin" CONFLICT PolicyDeny Admin,
+        "revokes the last admin who could add another",
+        "operator: add a successor with scope `admin` first; on the machine itself `coffer-attest admin recover` adds one in any case";
+    AlreadyRevoked "already_revoked" CONFLICT PolicyDeny Admin,
+        "revokes what is revoked already",
+        "admin: nothing; `coffer-attest revocations list` has its number";
+    RevocationValue "revocation_value" BAD_REQUEST SerdeError Admin,
+        "revokes a value of another form than its kind has, or gives no reason of one line",
+        "admin: the answer says what is expected; `site show` and audit entries have the values";
+    NoSuchKey "no_such_key" NOT_FOUND PluginNotFound Admin,
+        "names a token key that does not exist",
+        "operator: `coffer-attest keys list` has every `kid`";
+    TokenKeyState "token_key_state" CONFLICT PolicyDeny Admin,
+        "rotates or retires a token key that is not in a state for it",
+        "operator: the answer says why; `coffer-attest keys list` has every key's state and times";
     NoSuchSite "no_such_site" NOT_FOUND PluginNotFound Admin,
         "names a site that was never enrolled",
         "admin: `coffer-attest site list` has every name";

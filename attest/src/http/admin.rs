@@ -85,7 +85,7 @@ pub struct Shown {
 
 /// Enrolls a site.
 pub async fn enroll(State(service): State<Arc<Service>>, signed: Signed<EnrollBody>) -> Result<(StatusCode, Json<Changed>), Problem> {
-    signed.require(Scope::Enroll)?;
+    signed.require_in(Scope::Enroll, &signed.body.file.record.project)?;
     let Signed { admin, body } = signed;
     blocking(&service, move |service| {
         let record = &body.file.record;
@@ -103,8 +103,13 @@ pub async fn enroll(State(service): State<Arc<Service>>, signed: Signed<EnrollBo
 
 /// Lists every record.
 pub async fn list(State(service): State<Arc<Service>>, signed: Signed<Nothing>) -> Result<Json<Vec<Site>>, Problem> {
-    signed.require(Scope::Read)?;
-    blocking(&service, |service| service.store().sites().map(Json).map_err(|e| Problem::internal(&e))).await
+    signed.require_scope(Scope::Read)?;
+    blocking(&service, move |service| {
+        let mut sites = service.store().sites().map_err(|e| Problem::internal(&e))?;
+        sites.retain(|site| signed.sees(&site.record.project));
+        Ok(Json(sites))
+    })
+    .await
 }
 
 /// Shows one site.
@@ -113,11 +118,12 @@ pub async fn show(
     Path(name): Path<(String, String)>,
     signed: Signed<Nothing>,
 ) -> Result<Json<Shown>, Problem> {
-    signed.require(Scope::Read)?;
+    signed.require_scope(Scope::Read)?;
     let (project, site) = site_name(name)?;
     blocking(&service, move |service| {
         let store = service.store();
-        let configs = store.history(&project, &site).map_err(|e| Problem::internal(&e))?;
+        let mut configs = store.history(&project, &site).map_err(|e| Problem::internal(&e))?;
+        configs.retain(|site| signed.sees(&site.record.project));
         if configs.is_empty() {
             let why = format!("site `{project}/{site}` was never enrolled");
             return Err(Problem::tell(Reason::NoSuchSite, &why));
@@ -134,13 +140,19 @@ pub async fn revoke(
     Path(name): Path<(String, String)>,
     signed: Signed<RevokeBody>,
 ) -> Result<Json<Changed>, Problem> {
-    signed.require(Scope::Revoke)?;
+    signed.require_scope(Scope::Revoke)?;
     let (project, site) = site_name(name)?;
     let Signed { admin, body } = signed;
     blocking(&service, move |service| {
-        let revoked = service.store().revoke(&project, &site, body.host_data, &admin.name, &body.reason, unix_now());
+        // Another tenant's site is answered as one that was never enrolled.
+        let revoked = if admin.sees(&project) {
+            service.store().revoke(&project, &site, body.host_data, &admin.name, &body.reason, unix_now())
+        } else {
+            Err(RevokeError::NotActive { project: project.clone(), site: site.clone() })
+        };
         let host_data = revoked.map_err(|e| match e {
             RevokeError::Store(e) => Problem::internal(&e),
+            RevokeError::Reason(e) => Problem::tell(Reason::RevocationValue, &e),
             e => refuse_change(service, &admin, Reason::NotActive, &e, (&project, &site, body.host_data)),
         })?;
         tracing::info!(by = %admin.name, %project, %site, %host_data, "revoked");

@@ -6,6 +6,7 @@ use axum::body::{Bytes, to_bytes};
 use axum::extract::{FromRequest, Request};
 use axum::http::header::{AUTHORIZATION, COOKIE};
 use axum::http::HeaderMap;
+use coffer_manifest::ProjectName;
 use coffer_protocol::{Attestation, MAX_ATTESTATION_BYTES, MAX_MESSAGE_BYTES, MessageError};
 use coffer_token::UnixTime;
 use coffer_token::admin::{self, AdminKey, Call};
@@ -15,7 +16,7 @@ use super::{Service, blocking};
 use crate::clock::unix_now;
 use crate::reason::Reason;
 use crate::session::find_cookie;
-use crate::store::{Admin, Scope, StoreError};
+use crate::store::{Admin, Entry, Event, Scope, StoreError, Subject, scope_names};
 
 /// How long a used call id is remembered after the call has expired, in seconds: the clock may be set back a little.
 const CALL_GRACE_S: u64 = 3600;
@@ -87,16 +88,47 @@ pub struct Signed<T> {
 }
 
 impl<T> Signed<T> {
-    /// Refuses an admin without `scope`.
+    /// For a call about the whole service: refuses an admin without `scope`, and one of a single project.
     ///
     /// # Errors
     /// 403, told.
     pub fn require(&self, scope: Scope) -> Result<(), Problem> {
+        self.require_scope(scope)?;
+        let Some(own) = &self.admin.project else { return Ok(()) };
+        let why = format!("admin `{}` is of project `{own}`, this call is for the whole service", self.admin.name);
+        Err(Problem::tell(Reason::AdminProject, &why))
+    }
+
+    /// For a call about one project: refuses an admin without `scope`, and one of another project, whatever is there.
+    ///
+    /// # Errors
+    /// 403, told.
+    pub fn require_in(&self, scope: Scope, project: &ProjectName) -> Result<(), Problem> {
+        self.require_scope(scope)?;
+        if self.sees(project) {
+            return Ok(());
+        }
+        let own = self.admin.project.as_ref().map_or("", ProjectName::as_str);
+        let why = format!("admin `{}` is of project `{own}`, this call is for `{project}`", self.admin.name);
+        Err(Problem::tell(Reason::AdminProject, &why))
+    }
+
+    /// For a call whose answer depends on what the admin [sees](Self::sees): refuses one without `scope` only.
+    ///
+    /// # Errors
+    /// 403, told.
+    pub fn require_scope(&self, scope: Scope) -> Result<(), Problem> {
         if self.admin.scopes.contains(&scope) {
             return Ok(());
         }
-        let why = format!("admin `{}` has scopes {:?}, this call needs {scope:?}", self.admin.name, self.admin.scopes);
-        Err(Problem::tell(Reason::AdminScope, &why))
+        let (has, needs) = (scope_names(&self.admin.scopes), scope_names(&[scope]));
+        Err(Problem::tell(Reason::AdminScope, &format!("admin `{}` has scopes {has}, this call needs {needs}", self.admin.name)))
+    }
+
+    /// Whether a project exists, as far as this admin is told: projects are tenants.
+    #[must_use]
+    pub fn sees(&self, project: &ProjectName) -> bool {
+        self.admin.sees(project)
     }
 }
 
@@ -130,7 +162,24 @@ fn authenticate(service: &Service, token: &str, call: &Call<'_>) -> Result<Admin
     let claims = checked.claims();
     let forget_at = claims.expires_at().0.saturating_add(CALL_GRACE_S);
     let fresh = service.store().spend("admin-call", claims.call_id().as_bytes(), forget_at).map_err(broken)?;
-    if fresh { Ok(known) } else { Err(admin_problem(Reason::AdminReplay, &format!("call {} was made before", claims.call_id()))) }
+    if !fresh {
+        return Err(admin_problem(Reason::AdminReplay, &format!("call {} was made before", claims.call_id())));
+    }
+    match known.revoked_at {
+        None => Ok(known),
+        Some(at) => Err(refuse_revoked(service, &known, at, call)),
+    }
+}
+
+/// The signature holds, so this goes into the audit log: somebody has the key of a revoked admin.
+fn refuse_revoked(service: &Service, admin: &Admin, at: u64, call: &Call<'_>) -> Problem {
+    let why = format!("admin `{}` was revoked at {at}; the call was {} {}", admin.name, call.method, call.path);
+    let subject = Subject { project: admin.project.clone(), ..Subject::default() };
+    let entry = Entry::new(unix_now(), Event::Refuse, &admin.name, Reason::AdminRevoked.code(), why.clone(), subject);
+    match service.store().record(entry) {
+        Ok(()) => Problem::tell(Reason::AdminRevoked, &why),
+        Err(error) => Problem::internal(&error),
+    }
 }
 
 fn admin_problem(reason: Reason, why: &dyn std::fmt::Display) -> Problem {

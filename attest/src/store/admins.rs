@@ -82,6 +82,14 @@ pub struct Admin {
     pub revoked_at: Option<u64>,
 }
 
+impl Admin {
+    /// Whether a project exists, as far as this admin is told.
+    #[must_use]
+    pub fn sees(&self, project: &ProjectName) -> bool {
+        self.project.as_ref().is_none_or(|own| own == project)
+    }
+}
+
 /// Why there is no new admin, or why the old one stays.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

@@ -10,7 +10,7 @@ use serde::Serialize;
 use zeroize::Zeroizing;
 
 use super::audit::{Entry, Event, Subject, append};
-use super::revocations;
+use super::revocations::{self, RevocationError, check_reason};
 use super::{Store, StoreError, seconds};
 use crate::reason::Reason;
 
@@ -169,6 +169,9 @@ pub enum RevokeError {
         /// What was asked for.
         asked: HostData,
     },
+    /// No reason of one line.
+    #[error(transparent)]
+    Reason(#[from] RevocationError),
     /// The database.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -315,6 +318,7 @@ impl Store {
         why: &str,
         now: u64,
     ) -> Result<HostData, RevokeError> {
+        check_reason(why)?;
         let tx = self.db.transaction().map_err(StoreError::from)?;
         let active = history(&tx, project, site)?.into_iter().find(|row| row.standing == Standing::Active);
         let Some(active) = active else {
