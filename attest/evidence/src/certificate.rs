@@ -3,6 +3,7 @@
 use core::fmt;
 use core::ops::Range;
 
+use crate::crl::Serial;
 use crate::der::{Malformed, Reader, boolean, tag, unsigned, whole_bits};
 
 /// A moment, in whole seconds since 1970-01-01T00:00:00Z.
@@ -52,7 +53,7 @@ pub enum CertificateError {
 }
 
 /// Says which part of a certificate was malformed.
-fn part<T>(part: &'static str, result: Result<T, Malformed>) -> Result<T, CertificateError> {
+pub(crate) fn part<T>(part: &'static str, result: Result<T, Malformed>) -> Result<T, CertificateError> {
     result.map_err(|Malformed| CertificateError::Malformed { part })
 }
 
@@ -61,6 +62,7 @@ fn part<T>(part: &'static str, result: Result<T, Malformed>) -> Result<T, Certif
 pub struct Name {
     der: Vec<u8>,
     common_name: Option<String>,
+    others: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
 impl Name {
@@ -74,6 +76,12 @@ impl Name {
     #[must_use]
     pub fn common_name(&self) -> Option<&str> {
         self.common_name.as_deref()
+    }
+
+    /// Whether everything but the first common name is the same: country, state, locality, organisation, unit, in any order.
+    #[must_use]
+    pub fn is_beside(&self, other: &Self) -> bool {
+        self.others == other.others
     }
 }
 
@@ -120,10 +128,10 @@ pub enum SignatureAlgorithm {
 }
 
 #[derive(Clone, PartialEq, Eq)]
-struct Extension {
-    oid: Vec<u8>,
-    critical: bool,
-    value: Vec<u8>,
+pub(crate) struct Extension {
+    pub(crate) oid: Vec<u8>,
+    pub(crate) critical: bool,
+    pub(crate) value: Vec<u8>,
 }
 
 /// A parsed certificate. Nothing in it has been verified.
@@ -131,6 +139,7 @@ struct Extension {
 pub struct Certificate {
     der: Vec<u8>,
     tbs: Range<usize>,
+    serial: Serial,
     issuer: Name,
     subject: Name,
     not_before: UnixTime,
@@ -157,7 +166,8 @@ impl Certificate {
 
         let mut body = Reader::new(tbs.value);
         part("version", version_3(&mut body))?;
-        part("serial number", body.value(tag::INTEGER).and_then(|value| if value.is_empty() { Err(Malformed) } else { Ok(()) }))?;
+        let serial =
+            part("serial number", body.value(tag::INTEGER).and_then(|value| if value.is_empty() { Err(Malformed) } else { Ok(value) }))?;
         let algorithm = part("signature algorithm", body.element(tag::SEQUENCE))?.whole;
         if algorithm != outer_algorithm {
             return Err(CertificateError::AlgorithmMismatch);
@@ -171,12 +181,13 @@ impl Certificate {
         Ok(Self {
             der: der.to_vec(),
             tbs: start..start + tbs.whole.len(),
+            serial: Serial::of_integer(serial),
             issuer,
             subject,
             not_before,
             not_after,
             public_key,
-            algorithm: if is_rsa_pss_sha384(algorithm) { SignatureAlgorithm::RsaPssSha384 } else { SignatureAlgorithm::Other },
+            algorithm: signature_algorithm(algorithm),
             signature: signature.to_vec(),
             extensions,
         })
@@ -207,6 +218,12 @@ impl Certificate {
     #[must_use]
     pub fn signed_bytes(&self) -> &[u8] {
         &self.der[self.tbs.clone()]
+    }
+
+    /// Its serial number, by which a revocation list of its issuer names it.
+    #[must_use]
+    pub fn serial(&self) -> &Serial {
+        &self.serial
     }
 
     /// Who signed it, by its own word.
@@ -259,11 +276,21 @@ impl Certificate {
             let ca = inner.inside(tag::SEQUENCE).and_then(|mut constraints| constraints.value(tag::BOOLEAN));
             ca.and_then(boolean) == Ok(true)
         });
-        let key_cert_sign = self.extension(&[0x55, 0x1D, 0x0F]).is_some_and(|value| {
+        is_ca && self.key_usage(0x04)
+    }
+
+    /// Whether it may sign revocation lists: keyUsage cRLSign (RFC 5280 4.2.1.3).
+    #[must_use]
+    pub fn may_sign_crls(&self) -> bool {
+        self.key_usage(0x02)
+    }
+
+    /// A bit of the first byte of keyUsage; false without the extension.
+    fn key_usage(&self, bit: u8) -> bool {
+        self.extension(&[0x55, 0x1D, 0x0F]).is_some_and(|value| {
             let bits = Reader::new(value).value(tag::BIT_STRING);
-            bits.is_ok_and(|bits| bits.get(1).is_some_and(|bits| bits & 0x04 != 0))
-        });
-        is_ca && key_cert_sign
+            bits.is_ok_and(|bits| bits.get(1).is_some_and(|bits| bits & bit != 0))
+        })
     }
 
     /// Whether every critical extension is one [`Self::may_sign_certificates`] reads: others must not be passed over.
@@ -313,9 +340,9 @@ fn version_3(body: &mut Reader<'_>) -> Result<(), Malformed> {
 }
 
 /// A Name: a sequence of sets of (type, value).
-fn name(body: &mut Reader<'_>) -> Result<Name, Malformed> {
+pub(crate) fn name(body: &mut Reader<'_>) -> Result<Name, Malformed> {
     let whole = body.element(tag::SEQUENCE)?;
-    let mut common_name = None;
+    let (mut common_name, mut others) = (None, Vec::new());
     let mut parts = Reader::new(whole.value);
     while !parts.is_empty() {
         let mut set = parts.inside(tag::SET)?;
@@ -328,10 +355,14 @@ fn name(body: &mut Reader<'_>) -> Result<Name, Malformed> {
             // id-at-commonName, 2.5.4.3
             if oid == [0x55, 0x04, 0x03] && is_text && common_name.is_none() {
                 common_name = Some(core::str::from_utf8(value.value).map_err(|_| Malformed)?.to_owned());
+            } else {
+                // The kind of string differs between AMD's own certificates, its text does not.
+                others.push((oid.to_vec(), value.value.to_vec()));
             }
         }
     }
-    Ok(Name { der: whole.whole.to_vec(), common_name })
+    others.sort();
+    Ok(Name { der: whole.whole.to_vec(), common_name, others })
 }
 
 fn validity(body: &mut Reader<'_>) -> Result<(UnixTime, UnixTime), Malformed> {
@@ -342,7 +373,7 @@ fn validity(body: &mut Reader<'_>) -> Result<(UnixTime, UnixTime), Malformed> {
 }
 
 /// UTCTime `YYMMDDHHMMSSZ` (RFC 5280: 50–99 is 19YY) or GeneralizedTime `YYYYMMDDHHMMSSZ`, from 1970 on.
-fn time((time_tag, text): (u8, &[u8])) -> Result<UnixTime, Malformed> {
+pub(crate) fn time((time_tag, text): (u8, &[u8])) -> Result<UnixTime, Malformed> {
     let digits = text.strip_suffix(b"Z").ok_or(Malformed)?;
     if !digits.iter().all(u8::is_ascii_digit) {
         return Err(Malformed);
@@ -427,7 +458,7 @@ fn extensions(mut body: Reader<'_>) -> Result<Vec<Extension>, CertificateError> 
     Ok(found)
 }
 
-fn extension(mut fields: Reader<'_>) -> Result<Extension, Malformed> {
+pub(crate) fn extension(mut fields: Reader<'_>) -> Result<Extension, Malformed> {
     let oid = fields.value(tag::OID)?.to_vec();
     let critical = fields.optional(tag::BOOLEAN)?.map(boolean).transpose()?.unwrap_or(false);
     let value = fields.value(tag::OCTET_STRING)?.to_vec();
@@ -435,11 +466,11 @@ fn extension(mut fields: Reader<'_>) -> Result<Extension, Malformed> {
     Ok(Extension { oid, critical, value })
 }
 
-/// Whether an AlgorithmIdentifier is RSASSA-PSS with SHA-384, MGF1-SHA-384, salt 48 (RFC 4055).
+/// What an AlgorithmIdentifier names: is it RSASSA-PSS with SHA-384, MGF1-SHA-384, salt 48 (RFC 4055)?
 ///
 /// AMD writes it in two ways: with and without NULL parameters of the hash, and with and without the default trailer.
-fn is_rsa_pss_sha384(identifier: &[u8]) -> bool {
-    pss_parameters(identifier).is_ok()
+pub(crate) fn signature_algorithm(identifier: &[u8]) -> SignatureAlgorithm {
+    if pss_parameters(identifier).is_ok() { SignatureAlgorithm::RsaPssSha384 } else { SignatureAlgorithm::Other }
 }
 
 fn pss_parameters(identifier: &[u8]) -> Result<(), Malformed> {

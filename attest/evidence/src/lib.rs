@@ -10,12 +10,13 @@
 //! | TCB versions of Milan and Genoa, and of Turin | [`TcbVersion`], [`TcbLayout`] |
 //! | certificates a host hands over, and its GHCB table | [`CertEntry`], [`parse_cert_table`], [`build_cert_table`] |
 //! | evidence as JSON, stock and lossless | [`SnpEvidence`] |
-//! | X.509 as AMD issues it, and AMD's extensions | [`Certificate`], [`VekExtensions`] |
+//! | X.509 as AMD issues it, and AMD's extensions | [`Certificate`], [`Crl`], [`VekExtensions`] |
 #![forbid(unsafe_code)]
 
 mod bytes;
 mod certificate;
 mod chain;
+mod crl;
 mod der;
 mod family;
 mod report;
@@ -26,6 +27,7 @@ mod wire;
 pub use bytes::{BytesError, parse_hex};
 pub use certificate::{Certificate, CertificateError, Name, PublicKey, SignatureAlgorithm, UnixTime, pem_certificates};
 pub use chain::{CertEntry, CertKind, CertTableError, Guid, MAX_ENTRIES, MAX_ENTRY_LEN, NotGuid, build_cert_table, parse_cert_table};
+pub use crl::{Crl, Serial};
 pub use family::{Cpuid, Family, UnknownFamily};
 pub use report::{FirmwareVersion, GuestPolicy, KeyInfo, Report, ReportError, ReportFields, SigningKey};
 pub use tcb::{TcbLayout, TcbVersion};

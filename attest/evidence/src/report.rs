@@ -155,6 +155,12 @@ impl KeyInfo {
         self.0 >> 1 & 1 == 1
     }
 
+    /// Bits 31–5, which are reserved.
+    #[must_use]
+    pub const fn reserved(self) -> u32 {
+        self.0 >> 5
+    }
+
     /// Which key signed the report.
     #[must_use]
     pub const fn signing_key(self) -> SigningKey {
@@ -168,7 +174,7 @@ impl KeyInfo {
 }
 
 /// Version of the SNP firmware, `major.minor.build`.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, serde::Serialize, serde::Deserialize)]
 pub struct FirmwareVersion {
     /// Major.
     pub major: u8,
@@ -385,6 +391,15 @@ impl Report {
         &self.fields
     }
 
+    /// Offset of the first reserved byte that is not zero, inside or after the signed part: what the stock wire JSON cannot carry.
+    ///
+    /// Reserved bits of a field are not looked at; the field keeps them.
+    #[must_use]
+    pub fn nonzero_reserved(&self) -> Option<usize> {
+        // What fields do not hold, encoding them leaves zero.
+        self.fields.encode().iter().zip(self.bytes.iter()).position(|(encoded, received)| encoded != received)
+    }
+
     /// The family its CPUID names: none before version 3, and none for a CPUID this build does not know.
     #[must_use]
     pub fn family(&self) -> Option<Family> {
@@ -495,6 +510,9 @@ mod tests {
                 let hole = reserved(version, at) || tcbs.iter().any(|tcb| holes.contains(&at.wrapping_sub(*tcb)));
                 prop_assert_eq!(*after, if hole { 0 } else { *before }, "offset {:#x}", at);
             }
+            prop_assert_eq!(rebuilt.nonzero_reserved(), None);
+            let first = bytes.iter().zip(rebuilt.as_bytes()).position(|(before, after)| before != after);
+            prop_assert_eq!(report.nonzero_reserved(), first);
         }
     }
 }

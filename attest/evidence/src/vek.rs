@@ -2,12 +2,16 @@
 
 use core::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use crate::certificate::{Certificate, CertificateError};
 use crate::der::{Reader, small_integer, tag};
+use crate::report::SigningKey;
 use crate::tcb::TcbVersion;
 
-/// Which kind of endorsement key, by the certificate's common name, which is literally `SEV-VCEK` or `SEV-VLEK`.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+/// Which kind of endorsement key, by the certificate's common name, which is literally `SEV-VCEK` or `SEV-VLEK`. JSON form is lower case.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum VekKind {
     /// Derived from this chip's fuses at its TCB.
     Vcek,
@@ -25,11 +29,27 @@ impl VekKind {
         }
     }
 
+    /// What signs, as a report names it.
+    #[must_use]
+    pub const fn signing_key(self) -> SigningKey {
+        match self {
+            Self::Vcek => SigningKey::Vcek,
+            Self::Vlek => SigningKey::Vlek,
+        }
+    }
+
     /// The kind of a certificate, if its common name is that of one.
     #[must_use]
     pub fn of(certificate: &Certificate) -> Option<Self> {
         let name = certificate.subject().common_name()?;
         [Self::Vcek, Self::Vlek].into_iter().find(|kind| kind.common_name() == name)
+    }
+}
+
+/// `VCEK` or `VLEK`.
+impl fmt::Display for VekKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.signing_key().fmt(f)
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use coffer_evidence::{Family, HostData, LaunchDigest, Report, ReportData, SnpEvidence, parse_cert_table, pem_certificates};
 use coffer_simulator::{StateError, ark_digest, load};
-use coffer_verify::{Enrolled, Expected, Platforms, Roots, UnixTime, verify};
+use coffer_verify::{Collateral, Enrolled, Expected, ReferenceValues, Revoked, Roots, UnixTime, verify};
 use system_tests::vectors;
 use tempfile::TempDir;
 
@@ -186,10 +186,13 @@ fn run_measures_the_files_and_its_evidence_verifies() {
     let (status, report, table) = running.ask(&request(report_data, 0, 0));
     assert_eq!(status, 0);
     let evidence = SnpEvidence { report: Report::parse(&report).unwrap(), certificates: parse_cert_table(&table).unwrap() };
-    let enrolled = Enrolled { host_data: HOST_DATA.parse::<HostData>().unwrap(), launch_digests: vec![known_answer()] };
+    let enrolled = Enrolled::new(HOST_DATA.parse::<HostData>().unwrap(), vec![known_answer()]);
     let platform = load(&state).unwrap().platform().clone();
-    let platforms = Platforms::with_floors([(Family::Genoa, platform.tcb)].into());
-    let expected = Expected { report_data: ReportData::new(report_data), platforms: &platforms, enrolled: Some(&enrolled) };
+    let values = ReferenceValues::with_floors(&[(Family::Genoa, platform.tcb)].into());
+    let (revoked, collateral) = (Revoked::default(), Collateral::new());
+    let report_data = ReportData::new(report_data);
+    let expected =
+        Expected { report_data, reference_values: Some(&values), enrolled: Some(&enrolled), revoked: &revoked, collateral: &collateral };
     let roots = Roots::simulated(&fs::read(state.join("ark.pem")).unwrap()).unwrap();
     let claims = verify(&evidence, &expected, &roots, now()).unwrap();
     assert_eq!(claims.chip_id, platform.chip_id);

@@ -17,7 +17,7 @@ use super::{Service, blocking};
 use crate::clock::unix_now;
 use crate::failure::chain;
 use crate::judge::{Issued, Refused, revoked};
-use crate::reason::{Reason, Rule, Values};
+use crate::reason::{Reason, Values};
 use crate::session::{ATTESTED_TTL_S, Attested, Challenged, CookieError, set_cookie};
 use crate::store::{Entry, Event, Site, Subject};
 
@@ -47,7 +47,7 @@ fn decide(service: &Service, cookie: &str, attestation: &Attestation) -> Result<
     check_purpose(attestation)?;
     let evidence = SnpEvidence::from_json(attestation.primary_evidence.get().as_bytes()).map_err(|e| {
         let reject = Reject::from(e);
-        Problem::refuse(Reason::Rule(Rule::of(&reject)), &chain(&reject))
+        Problem::refuse(Reason::Rule(reject.rule()), &chain(&reject))
     })?;
     let host_data = evidence.report.fields().host_data;
     let site = service.store().site(&host_data).map_err(|e| Problem::internal(&e))?;

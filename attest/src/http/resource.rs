@@ -15,6 +15,7 @@ use coffer_kbs_policy::EvidenceFacts;
 use coffer_manifest::ResourcePath;
 use coffer_protocol::{ClientKey, ErrorKind, SealRandom, seal};
 use coffer_token::CofferClaims;
+use coffer_verify::Rule;
 
 use super::extract::{bearer, session_cookie};
 use super::problem::{Problem, RefusalId};
@@ -22,7 +23,7 @@ use super::{Service, blocking};
 use crate::clock::unix_now;
 use crate::judge::{Refused, revoked};
 use crate::kek::random;
-use crate::reason::{Reason, Rule, Values};
+use crate::reason::{Reason, Values};
 use crate::session::Attested;
 use crate::store::{Entry, Event, SecretState, Site, Subject};
 
@@ -117,7 +118,7 @@ fn missing(detail: String) -> Refused {
 /// The record as it stands now: a revocation since the attestation counts.
 fn current<'a>(site: Option<&'a Site>, caller: &Caller) -> Result<&'a Site, Refused> {
     let refuse = |reason, detail, values| Err(Refused { reason, detail, values, authenticated: true });
-    let Some(site) = site else { return refuse(Reason::Rule(Rule::HOST_DATA), format!("{} is not enrolled", caller.host_data), None) };
+    let Some(site) = site else { return refuse(Reason::Rule(Rule::HostData), format!("{} is not enrolled", caller.host_data), None) };
     if let Some(refused) = revoked(site) {
         return Err(refused);
     }
@@ -125,7 +126,7 @@ fn current<'a>(site: Option<&'a Site>, caller: &Caller) -> Result<&'a Site, Refu
         let allowed: Vec<_> = site.record.launch_digests.iter().map(ToString::to_string).collect();
         let values = Values::new(&allowed.join(", "), &caller.coffer.launch_digest);
         let detail = format!("{} is not enrolled for this site config", caller.coffer.launch_digest);
-        return refuse(Reason::Rule(Rule::LAUNCH_DIGEST), detail, Some(values));
+        return refuse(Reason::Rule(Rule::LaunchDigest), detail, Some(values));
     }
     Ok(site)
 }

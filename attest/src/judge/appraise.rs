@@ -1,11 +1,11 @@
 //! Evidence against a record: verified claims, or the first rule broken.
 
 use coffer_evidence::{ReportData, SnpEvidence};
-use coffer_verify::{Claims, Enrolled, Expected, Reject, Verified, verify};
+use coffer_verify::{Claims, Collateral, Enrolled, Expected, Reject, Revoked, Rule, Verified, verify};
 
 use super::Judge;
 use crate::failure::chain;
-use crate::reason::{Reason, Rule, Values};
+use crate::reason::{Reason, Values};
 use crate::store::{Site, Standing};
 
 /// Evidence was refused.
@@ -35,18 +35,26 @@ impl Judge {
     ) -> Result<Verified<Claims>, Refused> {
         let enrolled = site
             .filter(|site| site.standing == Standing::Active)
-            .map(|site| Enrolled { host_data: site.record.host_data, launch_digests: site.record.launch_digests.clone() });
-        let expected = Expected { report_data, platforms: &self.platforms, enrolled: enrolled.as_ref() };
+            .map(|site| Enrolled::new(site.record.host_data, site.record.launch_digests.clone()));
+        let (revoked, collateral) = (Revoked::default(), Collateral::new());
+        let expected = Expected {
+            report_data,
+            reference_values: Some(&self.reference_values),
+            enrolled: enrolled.as_ref(),
+            revoked: &revoked,
+            collateral: &collateral,
+        };
         verify(evidence, &expected, &self.roots, coffer_verify::UnixTime(now)).map_err(|reject| refused(&reject, site))
     }
 }
 
 /// A revoked record looks to the verifier like none; the audit log and the peer are told which it was.
 fn refused(reject: &Reject, site: Option<&Site>) -> Refused {
-    if let (Reject::HostData { .. }, Some(revoked)) = (reject, site.and_then(revoked)) {
+    if let (Rule::HostData, Some(revoked)) = (reject.rule(), site.and_then(revoked)) {
         return revoked;
     }
-    Refused { reason: Reason::Rule(Rule::of(reject)), detail: chain(reject), values: None, authenticated: reject.is_authenticated() }
+    let values = Values::new(&reject.expected(), &reject.got());
+    Refused { reason: Reason::Rule(reject.rule()), detail: chain(reject), values: Some(values), authenticated: reject.is_authenticated() }
 }
 
 /// The refusal of a revoked record; none if it still stands.

@@ -6,7 +6,7 @@ mod issue;
 use coffer_kbs_policy::{Decision, EvidenceFacts, Policy, PolicyError, Record, Resource, TokenRequest};
 use coffer_manifest::{Enrollment, ResourcePath, RootOfTrust, SecretName};
 use coffer_protocol::{BoundKeys, Purpose};
-use coffer_verify::{Platforms, Roots, RootsError};
+use coffer_verify::{MILAN_RISK, ReferenceValues, Roots, RootsError};
 
 use crate::config::Config;
 use crate::live::Live;
@@ -19,7 +19,7 @@ pub use issue::{IssueError, Issued};
 #[derive(Debug)]
 pub struct Judge {
     roots: Roots,
-    platforms: Platforms,
+    reference_values: ReferenceValues,
     root_of_trust: RootOfTrust,
     keys: Live<KeyRing>,
     issuer: String,
@@ -47,6 +47,16 @@ pub enum JudgeError {
     Policy(#[from] PolicyError),
 }
 
+/// What the settings say. An operator who lists Milan there has read its risk beside the list.
+fn reference_values(config: &Config) -> ReferenceValues {
+    let floors = config.floors.iter().filter(|(family, _)| config.families.contains(family));
+    let mut values = ReferenceValues::with_floors(&floors.map(|(family, floor)| (*family, *floor)).collect());
+    if let Some(milan) = &mut values.families.milan {
+        milan.risk_accepted = Some(MILAN_RISK.to_owned());
+    }
+    values
+}
+
 impl Judge {
     /// Loads what `init` fixed and what the settings say.
     ///
@@ -63,7 +73,7 @@ impl Judge {
             return Err(JudgeError::OtherRoot { got, expected: root_of_trust });
         }
         Ok(Self {
-            platforms: Platforms { families: config.families.clone(), ..Platforms::with_floors(config.floors.clone()) },
+            reference_values: reference_values(config),
             root_of_trust,
             keys: Live::new(keys),
             issuer: config.issuer.clone(),

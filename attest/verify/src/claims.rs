@@ -4,8 +4,11 @@ use core::ops::Deref;
 
 use coffer_evidence::{
     ChipId, Cpuid, Family, FirmwareVersion, GuestPolicy, HostData, KeyDigest, LaunchDigest, Report, ReportData, ReportId, TcbVersion,
+    VekKind,
 };
 
+use crate::chain::Endorsement;
+use crate::reference::BlockId;
 use crate::roots::RootOfTrust;
 
 /// A value that passed every check. Only [`crate::verify`] can make one.
@@ -39,7 +42,11 @@ pub struct Claims {
     pub root_of_trust: RootOfTrust,
     /// Product of the anchoring root.
     pub family: Family,
-    /// Which chip.
+    /// What kind of key signed.
+    pub signing_key: VekKind,
+    /// The cloud provider a VLEK was made for.
+    pub csp_id: Option<String>,
+    /// Which chip, by its certificate, even where the report hides it. Zero under a VLEK.
     pub chip_id: ChipId,
     /// CPUID of the processor; none in version 2 reports.
     pub cpuid: Option<Cpuid>,
@@ -53,6 +60,10 @@ pub struct Claims {
     pub launch_digest: LaunchDigest,
     /// Random, of this guest's life: tells clones apart.
     pub report_id: ReportId,
+    /// FAMILY_ID of the ID block.
+    pub family_id: BlockId,
+    /// IMAGE_ID of the ID block.
+    pub image_id: BlockId,
     /// GUEST_SVN of the ID block.
     pub guest_svn: u32,
     /// What the host may do with the guest. Debugging and migration are off.
@@ -82,18 +93,22 @@ pub struct Claims {
 }
 
 impl Claims {
-    pub(crate) fn of(report: &Report, family: Family, root_of_trust: RootOfTrust) -> Self {
+    pub(crate) fn of(report: &Report, endorsement: &Endorsement) -> Self {
         let fields = report.fields();
         Self {
-            root_of_trust,
-            family,
-            chip_id: fields.chip_id,
+            root_of_trust: endorsement.root_of_trust(),
+            family: endorsement.family(),
+            signing_key: endorsement.kind(),
+            csp_id: endorsement.extensions().csp_id.clone(),
+            chip_id: endorsement.chip().copied().unwrap_or(fields.chip_id),
             cpuid: fields.cpuid,
             report_version: fields.version,
             report_data: fields.report_data,
             host_data: fields.host_data,
             launch_digest: fields.measurement,
             report_id: fields.report_id,
+            family_id: BlockId::new(fields.family_id),
+            image_id: BlockId::new(fields.image_id),
             guest_svn: fields.guest_svn,
             policy: fields.policy,
             platform_info: fields.platform_info,

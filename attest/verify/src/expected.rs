@@ -1,41 +1,56 @@
 //! What evidence is compared with.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
-use coffer_evidence::{Family, HostData, LaunchDigest, ReportData, TcbVersion};
+use coffer_evidence::{ChipId, HostData, KeyDigest, LaunchDigest, ReportData, TcbVersion};
 
-/// Report versions taken unless an operator says otherwise. Version 2 names no CPUID, so its family rests on the certificate alone.
-pub const DEFAULT_VERSIONS: [u32; 2] = [3, 5];
+use crate::collateral::Collateral;
+use crate::reference::ReferenceValues;
 
-/// Families taken unless an operator says otherwise. Milan is not among them: arXiv 2605.12990 extracts its VCEK seed.
-pub const DEFAULT_FAMILIES: [Family; 2] = [Family::Genoa, Family::Turin];
-
-/// Which platforms a service takes: the same for every request.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Platforms {
-    /// Report versions; see [`DEFAULT_VERSIONS`].
-    pub versions: Vec<u32>,
-    /// Families; see [`DEFAULT_FAMILIES`].
-    pub families: Vec<Family>,
-    /// The oldest TCB of each family. A family without one is refused.
-    pub floors: BTreeMap<Family, TcbVersion>,
-}
-
-impl Platforms {
-    /// The default versions and families, with these floors. There is no default floor: an operator has to choose.
-    #[must_use]
-    pub fn with_floors(floors: BTreeMap<Family, TcbVersion>) -> Self {
-        Self { versions: DEFAULT_VERSIONS.to_vec(), families: DEFAULT_FAMILIES.to_vec(), floors }
-    }
-}
-
-/// The part of an enrollment that evidence is compared with.
+/// The part of an enrollment that evidence is compared with. It adds to a project's reference values and takes nothing away.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Enrolled {
     /// The site config it is for.
     pub host_data: HostData,
     /// The bases that site config may run on.
     pub launch_digests: Vec<LaunchDigest>,
+    /// SHA-384 of the author key that must have signed the ID key.
+    pub author_key_digest: Option<KeyDigest>,
+    /// SHA-384 of the ID key that must have signed the ID block.
+    pub id_key_digest: Option<KeyDigest>,
+    /// Lowest GUEST_SVN.
+    pub minimum_guest_svn: Option<u32>,
+    /// The chips it may run on.
+    pub chip_ids: Option<Vec<ChipId>>,
+    /// The oldest TCB, for all four of a report's.
+    pub tcb_floor: Option<TcbVersion>,
+}
+
+impl Enrolled {
+    /// A record of this site config for these bases that asks for nothing more.
+    #[must_use]
+    pub const fn new(host_data: HostData, launch_digests: Vec<LaunchDigest>) -> Self {
+        Self {
+            host_data,
+            launch_digests,
+            author_key_digest: None,
+            id_key_digest: None,
+            minimum_guest_svn: None,
+            chip_ids: None,
+            tcb_floor: None,
+        }
+    }
+}
+
+/// What was revoked, for every project of a service.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Revoked {
+    /// Chips, by CHIP_ID (Turin: 8 bytes and zeros). They do not reach a VLEK, which hides the chip.
+    pub chips: BTreeSet<ChipId>,
+    /// Bases, by launch digest.
+    pub launch_digests: BTreeSet<LaunchDigest>,
+    /// ID keys and author keys, by SHA-384.
+    pub keys: BTreeSet<KeyDigest>,
 }
 
 /// What one piece of evidence is compared with.
@@ -43,9 +58,13 @@ pub struct Enrolled {
 pub struct Expected<'a> {
     /// The challenge: SHA-384 of the runtime-data, then 16 zeros.
     pub report_data: ReportData,
-    /// Which platforms are taken.
-    pub platforms: &'a Platforms,
+    /// The project's reference values; `None` refuses everything.
+    pub reference_values: Option<&'a ReferenceValues>,
     /// The current enrollment of the report's HOST_DATA, looked up by the caller from
     /// `evidence.report.fields().host_data`; `None` if there is none or it is revoked. A record of another HOST_DATA is refused.
     pub enrolled: Option<&'a Enrolled>,
+    /// What was revoked service-wide.
+    pub revoked: &'a Revoked,
+    /// Revocation lists.
+    pub collateral: &'a Collateral,
 }

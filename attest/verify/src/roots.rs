@@ -65,12 +65,12 @@ pub enum RootsError {
     },
 }
 
-/// A root and the intermediates that come with this build.
+/// A root and the intermediates that come with this build, which it has signed.
 #[derive(Clone, Debug)]
 pub(crate) struct Anchor {
     pub(crate) family: Family,
     pub(crate) ark: Certificate,
-    pub(crate) ask: Option<Certificate>,
+    pub(crate) intermediates: Vec<Certificate>,
 }
 
 /// The roots of one verifier. Which they are cannot be changed later.
@@ -80,11 +80,11 @@ pub struct Roots {
     pub(crate) anchors: Vec<Anchor>,
 }
 
-/// (ARK, ASK) of every family, as AMD publishes them; see `roots/README.md`.
-const AMD: [(&[u8], &[u8]); 3] = [
-    (include_bytes!("../roots/ark-milan.der"), include_bytes!("../roots/ask-milan.der")),
-    (include_bytes!("../roots/ark-genoa.der"), include_bytes!("../roots/ask-genoa.der")),
-    (include_bytes!("../roots/ark-turin.der"), include_bytes!("../roots/ask-turin.der")),
+/// (ARK, ASK, ASVK) of every family, as AMD publishes them; see `roots/README.md`.
+const AMD: [(&[u8], [&[u8]; 2]); 3] = [
+    (include_bytes!("../roots/ark-milan.der"), [include_bytes!("../roots/ask-milan.der"), include_bytes!("../roots/asvk-milan.der")]),
+    (include_bytes!("../roots/ark-genoa.der"), [include_bytes!("../roots/ask-genoa.der"), include_bytes!("../roots/asvk-genoa.der")]),
+    (include_bytes!("../roots/ark-turin.der"), [include_bytes!("../roots/ask-turin.der"), include_bytes!("../roots/asvk-turin.der")]),
 ];
 
 impl Roots {
@@ -93,9 +93,15 @@ impl Roots {
     /// # Errors
     /// [`RootsError`] if this build's own files are damaged; a test keeps that from being released.
     pub fn amd() -> Result<Self, RootsError> {
-        let anchor = |(ark, ask)| -> Result<Anchor, RootsError> {
+        let anchor = |(ark, intermediates): (&[u8], [&[u8]; 2])| -> Result<Anchor, RootsError> {
             let (family, ark) = root(ark)?;
-            Ok(Anchor { family, ark, ask: Some(Certificate::from_der(ask)?) })
+            let intermediate = |der| -> Result<Certificate, RootsError> {
+                let certificate = Certificate::from_der(der)?;
+                is_issued_by(&certificate, &ark).map_err(|fault| RootsError::Fault { fault })?;
+                Ok(certificate)
+            };
+            let intermediates = intermediates.into_iter().map(intermediate).collect::<Result<_, _>>()?;
+            Ok(Anchor { family, ark, intermediates })
         };
         let anchors = AMD.into_iter().map(anchor).collect::<Result<_, _>>()?;
         Ok(Self { root_of_trust: RootOfTrust::AmdSevSnp, anchors })
@@ -111,7 +117,7 @@ impl Roots {
             return Err(RootsError::Amd { name: ark.subject().to_string() });
         }
         let root_of_trust = RootOfTrust::Simulated(ark_digest(&ark));
-        Ok(Self { root_of_trust, anchors: vec![Anchor { family, ark, ask: None }] })
+        Ok(Self { root_of_trust, anchors: vec![Anchor { family, ark, intermediates: Vec::new() }] })
     }
 
     /// Which root of trust this is.
@@ -141,6 +147,8 @@ fn ark_digest(ark: &Certificate) -> ArkDigest {
 
 #[cfg(test)]
 mod tests {
+    use coffer_evidence::VekKind;
+
     use super::*;
 
     #[test]
@@ -149,9 +157,16 @@ mod tests {
         let names: Vec<_> = roots.anchors.iter().map(|a| (a.family, a.ark.subject().to_string())).collect();
         assert_eq!(names, Family::ALL.map(|family| (family, format!("ARK-{}", family.amd_name()))));
         for anchor in &roots.anchors {
-            let ask = anchor.ask.as_ref().unwrap();
-            assert_eq!(is_issued_by(ask, &anchor.ark), Ok(()));
-            assert_eq!(ask.subject().to_string(), format!("SEV-{}", anchor.family.amd_name()));
+            let names: Vec<_> = anchor.intermediates.iter().map(|certificate| certificate.subject().to_string()).collect();
+            assert_eq!(
+                names,
+                [VekKind::Vcek, VekKind::Vlek].map(|kind| format!("{}{}", chain::intermediate_prefix(kind), anchor.family.amd_name()))
+            );
+            for certificate in &anchor.intermediates {
+                assert_eq!(is_issued_by(certificate, &anchor.ark), Ok(()));
+                assert!(certificate.subject().is_beside(anchor.ark.subject()));
+            }
+            assert!(anchor.ark.may_sign_crls());
         }
         // As AMD's key server serves them; other tools print the same.
         let digests: Vec<_> = roots.anchors.iter().map(|a| ark_digest(&a.ark).to_string()).collect();
@@ -167,9 +182,10 @@ mod tests {
 
     #[test]
     fn no_root_is_taken_for_another() {
-        for (ark, ask) in AMD {
+        for (ark, [ask, asvk]) in AMD {
             assert!(matches!(Roots::simulated(ark), Err(RootsError::Amd { .. })));
             assert!(matches!(Roots::simulated(ask), Err(RootsError::Name { .. })));
+            assert!(matches!(Roots::simulated(asvk), Err(RootsError::Name { .. })));
         }
         assert!(matches!(Roots::simulated(b"ark"), Err(RootsError::Certificate(_))));
         // One flipped bit in a self-signed root.
