@@ -1,6 +1,7 @@
 //! `coffer build`: decided plans become bundles, archives and enrollments.
 
 mod base_dir;
+mod id_block;
 mod kit;
 mod root;
 mod script;
@@ -8,6 +9,7 @@ mod seal;
 mod site;
 mod space;
 mod staging;
+mod successor;
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
@@ -19,16 +21,19 @@ use coffer_manifest::disk::{DiskUuid, RootSecret};
 use coffer_manifest::{
     DocumentError, Enrollment, EnrollmentFile, HostData, KitKey, KitSealError, SealedKit, Secrets, SiteConfig, seal_kit,
 };
-use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 
 use crate::cli::BuildArgs;
 use crate::failure::{Exit, Failure, Hint};
 use crate::fault::{Fault, SpecError};
+use crate::memory;
 use crate::plan::{ENROLL_DIR, Plan, Project};
 use crate::ui::Ui;
 use base_dir::BaseDir;
+pub use id_block::{IdSigner, block as id_block, names as id_block_names};
 use seal::Member;
 use staging::Staging;
+pub use successor::Supersedes;
+use successor::{Place, SuccessorError};
 
 /// What a base without an open AML risk says; the key service enrolls any other only with `--accept-aml-risk`.
 const AML_RESTRICTED: &str = "restricted";
@@ -46,9 +51,9 @@ pub enum BuildError {
     /// The destination is taken.
     #[error("{} exists already", path.display())]
     Exists { path: PathBuf },
-    /// `--supersedes` with several sites.
-    #[error("--supersedes names one config, but {got} sites are given")]
-    Supersedes { got: usize },
+    /// `--supersedes`.
+    #[error(transparent)]
+    Successor(#[from] SuccessorError),
     /// Not enough space.
     #[error("{} has {free} bytes free, this build needs about {needed}", dir.display())]
     Space { dir: PathBuf, free: u64, needed: u64 },
@@ -95,7 +100,7 @@ impl Hint for BuildError {
             Self::Exists { .. } => {
                 "a built site's keys exist nowhere else: move it away, or build into another directory with -o".to_owned()
             }
-            Self::Supersedes { .. } => "build the site that replaces another one on its own".to_owned(),
+            Self::Successor(error) => error.hint(),
             Self::Space { .. } => "free some space there, or give another directory with -o".to_owned(),
             Self::SiteTooLong { .. } => "shorten hosts_entries, container.env or cc_issuers".to_owned(),
             Self::NoCommand { .. } => "add `container: {command: [program, argument]}`".to_owned(),
@@ -105,7 +110,7 @@ impl Hint for BuildError {
 
     fn exit(&self) -> Exit {
         match self {
-            Self::Spec(_) | Self::Base { .. } | Self::Exists { .. } | Self::Supersedes { .. } | Self::NoCommand { .. } => Exit::Input,
+            Self::Spec(_) | Self::Base { .. } | Self::Exists { .. } | Self::Successor(_) | Self::NoCommand { .. } => Exit::Input,
             Self::Image(error) => error.exit(),
             _ => Exit::Failed,
         }
@@ -114,22 +119,24 @@ impl Hint for BuildError {
 
 /// Decides every site first, then builds each beside its destination, then moves all of them into place.
 pub fn run(ui: Ui, args: &BuildArgs) -> Result<(), Failure> {
+    memory::keep_keys_off_the_disk();
     let base = BaseDir::open(&args.base)?;
     let plans = read_plans(args)?;
     let project = Project::read(&project_file(args), base.root()).map_err(BuildError::Spec)?;
+    let mut places = Vec::new();
     for plan in &plans {
         refuse_existing(&args.out, plan)?;
+        places.push(successor::place(args, plan, &project, plans.len())?);
     }
     space::check(&args.out, &base, &plans)?;
     staging::clean_up_on_signals()?;
-    keep_keys_off_the_disk();
     let mut staging = Staging::new(&args.out)?;
     let mut built = Vec::new();
-    for plan in &plans {
+    for (plan, place) in plans.iter().zip(places) {
         for line in plan.not_enforced() {
             ui.warn(format_args!("{}: not enforced yet: {line}", plan.site));
         }
-        built.push(build_site(ui, staging.path(), plan, &project, &base, args.supersedes)?);
+        built.push(build_site(ui, staging.path(), plan, &project, &base, place)?);
     }
     staging.add_dir(&args.out.join(ENROLL_DIR), 0o700)?;
     let moves = destinations(&args.out, staging.path(), &plans);
@@ -138,14 +145,6 @@ pub fn run(ui: Ui, args: &BuildArgs) -> Result<(), Failure> {
         site.say(ui, &args.out, &project);
     }
     Ok(())
-}
-
-/// The keys of the sites exist in this process's memory before they are anywhere else: whatever ends it, no core dump has them.
-fn keep_keys_off_the_disk() {
-    // Both give up a right of ours, which the kernel does not refuse. The second one also closes the door to a collector of core
-    // dumps that does not ask for the limit.
-    let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
-    let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
 }
 
 fn project_file(args: &BuildArgs) -> PathBuf {
@@ -163,10 +162,7 @@ fn read_plans(args: &BuildArgs) -> Result<Vec<Plan>, BuildError> {
         }
         plans.push(plan);
     }
-    match args.supersedes {
-        Some(_) if plans.len() > 1 => Err(BuildError::Supersedes { got: plans.len() }),
-        _ => Ok(plans),
-    }
+    Ok(plans)
 }
 
 /// Where a site's directory and its enrollment go.
@@ -206,14 +202,7 @@ struct Built {
 }
 
 /// Builds `<staging>/<site>/` and `<staging>/enroll/<site>.json`.
-fn build_site(
-    ui: Ui,
-    staging: &Path,
-    plan: &Plan,
-    project: &Project,
-    base: &BaseDir,
-    supersedes: Option<HostData>,
-) -> Result<Built, BuildError> {
+fn build_site(ui: Ui, staging: &Path, plan: &Plan, project: &Project, base: &BaseDir, place: Place) -> Result<Built, BuildError> {
     let (site_dir, enrollment_file) = targets(staging, plan.site.as_str());
     let unnamed = site_dir.join("cvm");
     make_dir(&unnamed, 0o755)?;
@@ -227,7 +216,7 @@ fn build_site(
     let sealed = kit.as_ref().map(|(_, sealed)| sealed);
     let disk = root::write_root(&image, &unnamed, plan, &secret, &uuid, sealed)?;
     root::write_side_disks(&unnamed, plan)?;
-    let config = site::config(plan, project, container, &disk, not_before()?, (&secret, &uuid));
+    let config = site::config(plan, project, container, &disk, (place.site_svn, not_before()?), (&secret, &uuid));
     let bytes = site::bytes(&config)?;
     let host_data = SiteConfig::host_data(&bytes);
     let name = format!("cvm_{}", &host_data.to_string()[..12]);
@@ -235,13 +224,15 @@ fn build_site(
     fs::rename(&unnamed, &dir).map_err(|source| BuildError::Write { path: dir.clone(), source })?;
     write_file(&dir.join("site.json"), &bytes, 0o644)?;
     write_base(&dir, base)?;
-    write_file(&dir.join("launch_vm.sh"), script::launch_vm(&config, &base.base, &host_data).as_bytes(), 0o755)?;
-    write_file(&dir.join("README.txt"), script::readme(&config, &base.base, &host_data).as_bytes(), 0o644)?;
+    let id_files = id_block::write(&dir, project, base)?;
+    let signed = !id_files.is_empty();
+    write_file(&dir.join("launch_vm.sh"), script::launch_vm(&config, &base.base, &host_data, signed).as_bytes(), 0o755)?;
+    write_file(&dir.join("README.txt"), script::readme(&config, &base.base, &host_data, signed).as_bytes(), 0o644)?;
     ui.say(format_args!("{}: packing", plan.site));
-    seal::seal(&dir, &site_dir.join(format!("{}.tgz", plan.site)), &members(plan), &config, host_data)?;
+    seal::seal(&dir, &site_dir.join(format!("{}.tgz", plan.site)), &members(plan, id_files), &config, host_data)?;
     make_dir(&staging.join(ENROLL_DIR), 0o700)?;
     let secrets = Secrets { root: secret, kit: kit.map(|(key, _)| key) };
-    let file = EnrollmentFile { record: record(&config, base, host_data, supersedes), secrets };
+    let file = EnrollmentFile { record: record(plan, &config, project, base, host_data, place), secrets };
     write_file(&enrollment_file, &file.to_bytes().map_err(BuildError::Document)?, 0o600)?;
     Ok(Built { site: config, name, aml_risk: base.base.open_risks.aml != AML_RESTRICTED })
 }
@@ -262,10 +253,10 @@ fn write_base(dir: &Path, base: &BaseDir) -> Result<(), BuildError> {
 }
 
 /// Every file of a bundle but manifest.json.
-fn members(plan: &Plan) -> [Member; 11] {
-    let fixed = |name| Member { name, disk_bytes: None };
-    let disk = |name, bytes| Member { name, disk_bytes: Some(bytes) };
-    [
+fn members(plan: &Plan, id_files: Vec<String>) -> Vec<Member> {
+    let fixed = |name: &'static str| Member { name: name.into(), disk_bytes: None };
+    let disk = |name: &'static str, bytes| Member { name: name.into(), disk_bytes: Some(bytes) };
+    let mut members = vec![
         fixed("README.txt"),
         fixed("launch_vm.sh"),
         fixed("site.json"),
@@ -277,13 +268,13 @@ fn members(plan: &Plan) -> [Member; 11] {
         disk("user_config.qcow2", plan.drives.user_config),
         disk("user_data.qcow2", plan.drives.user_data),
         fixed("crypt_root.qcow2"),
-    ]
+    ];
+    members.extend(id_files.into_iter().map(|name| Member { name: name.into(), disk_bytes: None }));
+    members
 }
 
-fn record(site: &SiteConfig, base: &BaseDir, host_data: HostData, supersedes: Option<HostData>) -> Enrollment {
-    let mut launch_digests: Vec<_> = base.base.launch_digests.iter().map(|shape| shape.digest).collect();
-    launch_digests.sort_unstable();
-    launch_digests.dedup();
+fn record(plan: &Plan, site: &SiteConfig, project: &Project, base: &BaseDir, host_data: HostData, place: Place) -> Enrollment {
+    let author_key_digest = project.id_signer.as_ref().map(IdSigner::author_key_digest);
     Enrollment {
         kind: Default::default(),
         host_data,
@@ -293,15 +284,16 @@ fn record(site: &SiteConfig, base: &BaseDir, host_data: HostData, supersedes: Op
         site_svn: site.site_svn,
         base_svn: base.base.base_svn,
         root_of_trust: site.root_of_trust,
-        launch_digests,
+        launch_digests: base.launch_digests(),
         token_expiration: site.attestation.token_expiration,
         open_risks: base.base.open_risks.clone(),
-        supersedes,
-        overlap_seconds: None,
-        author_key_digest: None,
-        minimum_guest_svn: None,
-        chip_ids: Vec::new(),
-        tcb_floor: None,
+        supersedes: place.supersedes,
+        overlap_seconds: place.overlap_seconds,
+        author_key_digest,
+        // The ID blocks say the base's counter: a site config counts on its own.
+        minimum_guest_svn: author_key_digest.map(|_| base.base.base_svn),
+        chip_ids: plan.chip_ids.clone(),
+        tcb_floor: plan.tcb_floor,
     }
 }
 

@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::failure::Failure;
 use crate::ui::Ui;
-use crate::{base, build, inspect, logs};
+use crate::{author_key, base, build, inspect, logs};
 
 /// Builds confidential-VM bundles from containers.
 ///
@@ -38,6 +38,10 @@ enum Command {
     /// Build, measure and pin bases
     #[command(subcommand)]
     Base(base::BaseCommand),
+
+    /// Make and show the key that signs a project's ID blocks
+    #[command(subcommand)]
+    AuthorKey(author_key::AuthorKeyCommand),
 
     /// Build a bundle and an enrollment for each site
     Build(BuildArgs),
@@ -77,9 +81,13 @@ pub struct BuildArgs {
     /// Project and key service; default: project.yml beside the first site's file
     #[arg(long, value_name = "FILE")]
     pub project: Option<PathBuf>,
-    /// HOST_DATA of the config that this one replaces and revokes; for one site only
-    #[arg(long, value_name = "HEX")]
-    pub supersedes: Option<coffer_manifest::HostData>,
+    /// What the new configs replace and revoke: the old enrollment file, the directory with those of all sites, or one
+    /// HOST_DATA
+    #[arg(long, value_name = "FILE|DIR|HEX")]
+    pub supersedes: Option<build::Supersedes>,
+    /// Let the old configs boot and renew for N days more, counted from the enrollment of the new ones
+    #[arg(long, value_name = "N", requires = "supersedes", value_parser = clap::value_parser!(u32).range(1..=30))]
+    pub overlap_days: Option<u32>,
     /// One file per site, `cc_<site>.yml`
     #[arg(required = true, value_name = "cc_SITE.yml")]
     pub sites: Vec<PathBuf>,
@@ -89,7 +97,8 @@ const BUILD_HELP: &str = "\
 Writes OUT/<site>/cvm_<id>/, OUT/<site>/<site>.tgz and, with mode 0600, OUT/enroll/<site>.json, which holds the keys:
 give the .tgz to the site, enroll the .json, keep it as a backup, never send it along. All sites are written or none.
 
-Example: coffer build --base base/ -o out/ cc_site-1.yml cc_site-2.yml";
+Example: coffer build --base base/ -o out/ cc_site-1.yml cc_site-2.yml
+Replace: coffer build --base base-2/ -o out-2/ --supersedes out/enroll --overlap-days 7 cc_site-1.yml cc_site-2.yml";
 
 impl Cli {
     /// Does what the command line asks.
@@ -100,6 +109,7 @@ impl Cli {
         let ui = Ui::new(self.quiet);
         match self.command {
             Command::Base(command) => Ok(base::run(ui, command)?),
+            Command::AuthorKey(command) => Ok(author_key::run(ui, command)?),
             Command::Build(args) => Ok(build::run(ui, &args)?),
             Command::Inspect { bundle, json } => Ok(inspect::run(ui, &bundle, json)?),
             Command::Logs { bundle, workload: true, .. } => Ok(logs::workload(ui, &bundle)?),

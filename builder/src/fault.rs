@@ -137,6 +137,14 @@ pub enum Fault {
     CaCount { got: usize, most: usize },
     #[error("{} is not a PEM certificate: {why}", path.display())]
     Certificate { path: PathBuf, why: &'static str },
+    #[error("{} is not an author key: {why}", path.display())]
+    AuthorKey { path: PathBuf, why: String },
+    #[error("{} has mode {mode:04o}, a private key file must have 0600", path.display())]
+    AuthorKeyMode { path: PathBuf, mode: u32 },
+    #[error("`{got}` is not a chip id: 128 lower-case hexadecimal digits")]
+    ChipId { got: String },
+    #[error("is listed twice")]
+    ChipTwice,
     #[error("the base is simulated, but no `simulator_ark` is given")]
     ArkMissing,
     #[error("`simulator_ark` is given, but the base's root of trust is amd-sev-snp")]
@@ -174,6 +182,9 @@ impl Fault {
             Self::OutOfRange { unit: " GiB", .. } => {
                 "drive sizes are whole GiB; the root drive is sparse and costs only what the container fills"
             }
+            Self::OutOfRange { .. } if field.starts_with("tcb_floor") => {
+                "security patch levels are single bytes; the site's own are in its attestation report, REPORTED_TCB"
+            }
             Self::OutOfRange { unit: "", .. } => "it counts up: 1 for a site's first config",
             Self::OutOfRange { .. } if field.ends_with("retry_for") => {
                 "how long a guest tries to reach its key service before it powers off; leave it out for 300"
@@ -183,13 +194,18 @@ impl Fault {
             }
             Self::Port { .. } => "each port is one number; ranges are not supported",
             Self::PortTwice { .. } => "list each port once",
+            Self::TooMany { .. } if field == "chip_ids" => "let the project's policy list the chips, or leave `chip_ids` out",
             Self::TooMany { .. } => "site.json is limited to 64 KiB",
             Self::NoHome { .. } => "write the absolute path",
             Self::EmptyPath { .. } => "paths are absolute, relative to the yml file, or start with `~/`",
             Self::NoFile { .. } if field == "docker_archive" => {
                 "make one with `docker save IMAGE | gzip > app.tar.gz`; relative paths are relative to the yml file"
             }
+            Self::NoFile { .. } if field == "author_key" => {
+                "make one with `coffer author-key new --out FILE`; relative paths are relative to the yml file"
+            }
             Self::NoFile { .. } | Self::NoDirectory { .. } => "relative paths are relative to the yml file",
+            Self::NotAFile { .. } if field == "author_key" => "give the file that `coffer author-key new` made",
             Self::NotAFile { .. } => "give the archive that `docker save` wrote, not a directory",
             Self::NotADirectory { .. } => "give the directory; all files in it are taken",
             Self::FolderName { .. } => "the key names a folder under /user_config",
@@ -204,6 +220,7 @@ impl Fault {
             Self::HostName { .. } => "for example `server1: 10.176.200.152`",
             Self::Address { .. } => "write an IPv4 or IPv6 address; names are resolved in the guest only through this table and DNS",
             Self::EnvName { .. } => "letters, digits and `_`, not starting with a digit",
+            Self::Empty if field == "chip_ids" => "leave `chip_ids` out to let the site run on any chip",
             Self::Empty if field.ends_with("urls") => "at least one: `urls: [https://attest.example.org:8999]`",
             Self::Empty | Self::EmptyProgram => {
                 "give the program and its arguments: `command: [python3, -m, flwr]`; leave `command` out for the image's own"
@@ -214,6 +231,10 @@ impl Fault {
             Self::Url { .. } => "the port is part of it, a path is not: `https://attest.example.org:8999`",
             Self::CaCount { .. } => "guests trust these CAs for the key service and nothing else",
             Self::Certificate { .. } => "`coffer-attest init` writes the file to give here: D/tls/ca.pem",
+            Self::AuthorKey { .. } => "`coffer author-key new --out FILE` makes one",
+            Self::AuthorKeyMode { .. } => "chmod 600 it; if others could read it, make a new one with `coffer author-key new`",
+            Self::ChipId { .. } => "CHIP_ID of the machine's attestation report, all 64 bytes; on Turin 8 bytes and zeros",
+            Self::ChipTwice => "list each chip once",
             Self::ArkMissing => "add `simulator_ark: sim/ark.pem` (made by `coffer-simulator init sim`), or use a production base",
             Self::ArkUnwanted => "remove it, or use a base made with `coffer base build --simulated`",
             Self::Text { .. } => "put long values into a file of the kit",
@@ -230,6 +251,9 @@ fn missing(key: &str) -> &'static str {
         "role" => "add `role: client` (or `server`)",
         "docker_archive" => "add `docker_archive: app.tar.gz`, what `docker save IMAGE | gzip` wrote",
         "name" => "add `name: <federation>`",
+        "bootloader" | "tee" | "snp" | "microcode" => {
+            "a tcb_floor names all four levels: `{bootloader: 9, tee: 0, snp: 21, microcode: 72}`"
+        }
         "token_expiration" => "add `token_expiration: 100` (seconds, less than check_frequency)",
         key if key.ends_with("_drive_size") => "all four drive sizes are given in GiB, for example 30 for the root and 1 for the others",
         _ => "builder/README.md lists the fields of this file",

@@ -1,6 +1,7 @@
 //! `coffer inspect`: what a bundle would run, and whether its files are the ones that were built.
 
 mod contents;
+mod id_blocks;
 mod report;
 
 use std::path::{Path, PathBuf};
@@ -10,6 +11,7 @@ use coffer_manifest::{Base, BaseRoot, Bundle, BundleFile, Content, DocumentError
 use crate::failure::{Exit, Failure, Hint};
 use crate::ui::Ui;
 use contents::{Contents, Found};
+use id_blocks::IdBlocks;
 use report::Report;
 
 /// A bundle cannot be inspected, or is not whole.
@@ -61,8 +63,9 @@ pub fn run(ui: Ui, path: &Path, json: bool) -> Result<(), Failure> {
     let manifest: Bundle = document(path, &contents, "manifest.json")?;
     let site: SiteConfig = document(path, &contents, "site.json")?;
     let base: Base = document(path, &contents, "base.json")?;
-    let problems = problems(&contents, &manifest, &site, &base);
-    let report = Report::new(&manifest, &site, &base, &problems);
+    let mut problems = problems(&contents, &manifest, &site, &base);
+    let id_blocks = IdBlocks::read(&contents, &site, &base, &mut problems);
+    let report = Report::new(&manifest, &site, &base, id_blocks.as_ref(), &problems);
     if json {
         ui.result(report.json().map_err(|error| Failure::failed(&error))?);
     } else {

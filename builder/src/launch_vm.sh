@@ -222,6 +222,17 @@ check_disk() {
 	((size == $2)) || die "$1 holds a disk of $size bytes, manifest.json says $2"
 }
 
+# An ID block makes the secure processor insist on what the project signed for this number of vCPUs: its launch digest, its
+# policy. QEMU and the simulator take the same two files.
+find_id_block() {
+	local i
+	for i in "${!CPUS[@]}"; do
+		[[ ${CPUS[i]} != "$cpus" ]] || id_block=${ID_BLOCKS[i]:-}
+	done
+	[[ -z $id_block || (-r $bundle/$id_block.block && -r $bundle/$id_block.auth) ]] ||
+		die "$id_block.block or $id_block.auth is missing" "unpack the .tgz again"
+}
+
 # ---- QEMU's command line ----------------------------------------------------------------------------------------------
 
 # In QEMU's options a comma within a value is doubled.
@@ -250,18 +261,22 @@ network() {
 
 # Sets argv. Sockets and logs are relative: QEMU runs in the run directory, because a socket's path is limited to 107 bytes.
 compose_argv() {
-	local virtio=''
+	local virtio='' snp
 	argv=("$qemu" -name "coffer-$SITE" -no-user-config -nodefaults -no-reboot -display none)
 	if [[ $simulate == yes ]]; then
 		argv+=(-machine 'q35,vmport=off' -accel 'tcg,thread=multi' -cpu max -smp "$cpus" -m "${memory_mib}M")
 	else
 		# Encrypted memory needs bounce buffers for every device: modern virtio behind an IOMMU flag.
 		virtio=,disable-legacy=on,iommu_platform=on
+		snp="sev-snp-guest,id=sev0,cbitpos=$cbitpos,reduced-phys-bits=1,policy=$POLICY,kernel-hashes=on,host-data=$HOST_DATA_BASE64"
+		if [[ $id_block ]]; then
+			snp+=",id-block=$(base64 -w0 <"$bundle/$id_block.block"),id-auth=$(base64 -w0 <"$bundle/$id_block.auth"),author-key-enabled=on"
+		fi
 		argv+=(
 			-machine 'q35,kernel-irqchip=split,confidential-guest-support=sev0,memory-backend=ram0,vmport=off,smm=off'
 			-accel kvm -cpu "$CPU_MODEL" -smp "$cpus" -m "${memory_mib}M"
 			-object "memory-backend-memfd,id=ram0,size=${memory_mib}M,share=true,prealloc=false"
-			-object "sev-snp-guest,id=sev0,cbitpos=$cbitpos,reduced-phys-bits=1,policy=$POLICY,kernel-hashes=on,host-data=$HOST_DATA_BASE64"
+			-object "$snp"
 		)
 	fi
 	argv+=(
@@ -307,11 +322,13 @@ prepare_run_dir() {
 }
 
 start_simulator() {
-	local deadline=$((SECONDS + SIMULATOR_START_S)) line=''
+	local deadline=$((SECONDS + SIMULATOR_START_S)) line='' signed=()
+	[[ -z $id_block ]] ||
+		signed=(--id-block "$bundle/$id_block.block" --id-auth "$bundle/$id_block.auth" --author-key-enabled)
 	set -m # its own process group: Ctrl-C is this script's to handle
 	"$simulator" run --state "$simulator_state" --run-dir . --ovmf "$bundle/OVMF.amdsev.fd" --kernel "$bundle/vmlinuz" \
 		--initrd "$bundle/initrd.img" --append "$CMDLINE" --vcpus "$cpus" --cpu-model "$CPU_MODEL" --host-data "$HOST_DATA" \
-		--policy "$POLICY" </dev/null >simulator.log 2>&1 {lock}<&- &
+		--policy "$POLICY" "${signed[@]}" </dev/null >simulator.log 2>&1 {lock}<&- &
 	simulator_pid=$!
 	set +m
 	until [[ $line == ready ]]; do
@@ -431,9 +448,10 @@ run() {
 parse_options "$@"
 bundle=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
 run_dir=$(realpath -m -- "${run_dir:-$bundle/run}")
-hashes_at='<addr written by coffer-simulator>'
+hashes_at='<addr written by coffer-simulator>' id_block=''
 match_root_of_trust
 match_cpus
+find_id_block
 if [[ -z $bind ]]; then
 	[[ $simulate == yes ]] && bind=127.0.0.1 || bind=0.0.0.0
 fi

@@ -3,6 +3,7 @@
 //! One screen: read the command line, do what it asks, print what went wrong once.
 #![forbid(unsafe_code)]
 
+mod author_key;
 mod base;
 mod build;
 mod cli;
@@ -10,6 +11,7 @@ mod failure;
 mod fault;
 mod inspect;
 mod logs;
+mod memory;
 mod plan;
 mod spec;
 mod ui;

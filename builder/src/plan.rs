@@ -1,6 +1,7 @@
 //! Decides what will be built. Holding a [`Plan`] means that every field of the `cc_*.yml` has been resolved and checked.
 
 mod folders;
+mod platform;
 mod project;
 mod values;
 
@@ -8,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use coffer_manifest::{Attestation, Gpu, GpuMechanism, Issuer, Network, Role, SiteName};
+use coffer_manifest::{Attestation, ChipId, Gpu, GpuMechanism, Issuer, Network, Role, SiteName, TcbVersion};
 use serde_saphyr::Spanned;
 
 use crate::fault::{Fault, SpecError};
@@ -51,8 +52,8 @@ pub struct Plan {
     pub file: PathBuf,
     /// Who it is.
     pub site: SiteName,
-    /// Counter of its configs.
-    pub site_svn: u32,
+    /// Counter of its configs, if its file says it.
+    pub site_svn: Option<u32>,
     /// Client or server.
     pub role: Role,
     /// Bytes of each disk.
@@ -73,6 +74,10 @@ pub struct Plan {
     pub attestation: Attestation,
     /// A GPU, if one is needed.
     pub gpu: Option<Gpu>,
+    /// The chips it may run on, sorted; any, if there are none.
+    pub chip_ids: Vec<ChipId>,
+    /// The oldest TCB it may run on, if its file says one.
+    pub tcb_floor: Option<TcbVersion>,
 }
 
 /// Virtual sizes in bytes.
@@ -127,14 +132,11 @@ pub fn not_enforced(network: &Network, attestation: &Attestation, gpu: bool) -> 
 fn decide(source: &Source, spec: SiteSpec) -> Result<Plan, SpecError> {
     environment(source, &spec)?;
     let site = site_name(source, spec.site.as_ref())?;
-    let site_svn = match &spec.site_svn {
-        Some(svn) => in_range(source, svn, "site_svn", (1, u64::from(u32::MAX)), "")?,
-        None => 1,
-    };
+    let svn = spec.site_svn.as_ref().map(|svn| in_range(source, svn, "site_svn", (1, u64::from(u32::MAX)), "")).transpose()?;
     let (command, env) = container(source, spec.container)?;
     Ok(Plan {
         site,
-        site_svn: u32::try_from(site_svn).unwrap_or(u32::MAX),
+        site_svn: svn.map(|svn| u32::try_from(svn).unwrap_or(u32::MAX)),
         role: one_of(source, &spec.role, "role", &[("client", Role::Client), ("server", Role::Server)], "`client` or `server`")?,
         drives: Drives {
             root: in_range(source, &spec.root_drive_size, "root_drive_size", ROOT_GIB, " GiB")? * GIB,
@@ -160,6 +162,8 @@ fn decide(source: &Source, spec: SiteSpec) -> Result<Plan, SpecError> {
                 Some(Gpu { mechanism })
             }
         },
+        chip_ids: platform::chip_ids(source, spec.chip_ids.as_ref())?,
+        tcb_floor: platform::tcb_floor(source, spec.tcb_floor.as_ref())?,
         file: source.file.clone(),
     })
 }

@@ -60,6 +60,26 @@ pub struct SiteSpec {
     pub cc_issuers: Vec<IssuerSpec>,
     /// Schedule.
     pub cc_attestation: Option<AttestationSpec>,
+    /// The chips this site may run on.
+    pub chip_ids: Option<Spanned<Vec<Spanned<String>>>>,
+    /// The oldest firmware and microcode this site may run on.
+    pub tcb_floor: Option<TcbSpec>,
+}
+
+/// `tcb_floor:`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TcbSpec {
+    /// Turin only.
+    pub fmc: Option<Spanned<u64>>,
+    /// Boot loader of the secure processor.
+    pub bootloader: Spanned<u64>,
+    /// Its operating system.
+    pub tee: Spanned<u64>,
+    /// SNP firmware.
+    pub snp: Spanned<u64>,
+    /// Microcode.
+    pub microcode: Spanned<u64>,
 }
 
 /// `container:`.
@@ -110,6 +130,8 @@ pub struct ProjectSpec {
     pub key_service: KeyServiceSpec,
     /// The simulator's ARK certificate, with a simulated base only.
     pub simulator_ark: Option<Spanned<String>>,
+    /// What `coffer author-key new` made: with it, bundles have ID blocks and enrollments ask for them.
+    pub author_key: Option<Spanned<String>>,
 }
 
 /// `key_service:`.

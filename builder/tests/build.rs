@@ -311,16 +311,79 @@ fn all_sites_or_none() {
     assert!(text(&twice.stderr).contains("site `site-1` is also described by cc_site-1.yml"), "{}", text(&twice.stderr));
 }
 
+/// Builds into `out`, or gives the exit code and what was said.
+fn build_into(project: &Project, out: &str, args: &[&str]) -> Result<(), (Option<i32>, String)> {
+    let output = project.run(&[&["build", "--base", "base", "-o", out], args].concat());
+    if output.status.success() { Ok(()) } else { Err((output.status.code(), text(&output.stderr))) }
+}
+
+fn record_in(project: &Project, out: &str, site: &str) -> coffer_manifest::Enrollment {
+    let bytes = fs::read(project.path(&format!("{out}/enroll/{site}.json"))).expect("enrollment");
+    EnrollmentFile::from_bytes(&bytes).expect("decodes").record
+}
+
 #[test]
-fn supersedes_is_recorded_for_one_site() {
+fn a_new_config_names_the_old_one_and_counts_up() {
     let project = Project::new();
-    let old = "ab".repeat(32);
+    project.write("cc_site-2.yml", &format!("{SITE}site_svn: 7\n"));
+    build_into(&project, "out", &["cc_site-1.yml", "cc_site-2.yml"]).expect("builds");
+    // A file, then the directory of them; the second keeps both configs alive for a while.
+    build_into(&project, "out-2", &["--supersedes", "out/enroll/site-1.json", "cc_site-1.yml"]).expect("builds");
+    let (old, new) = (record_in(&project, "out", "site-1"), record_in(&project, "out-2", "site-1"));
+    assert_eq!((old.site_svn, old.supersedes, old.overlap_seconds), (1, None, None));
+    assert_eq!((new.site_svn, new.supersedes, new.overlap_seconds), (2, Some(old.host_data), None));
     project.write("cc_site-2.yml", SITE);
-    let both = project.run(&["build", "--base", "base", "-o", "out", "--supersedes", &old, "cc_site-1.yml", "cc_site-2.yml"]);
-    assert_eq!(both.status.code(), Some(2));
-    let one = project.run(&["build", "--base", "base", "-o", "out", "--supersedes", &old, "cc_site-1.yml"]);
-    assert!(one.status.success(), "{}", text(&one.stderr));
-    assert_eq!(enrollment(&project, "site-1").record.supersedes.expect("supersedes").to_string(), old);
+    build_into(&project, "out-3", &["cc_site-2.yml", "cc_site-1.yml", "--supersedes", "out/enroll", "--overlap-days", "7"])
+        .expect("builds");
+    for (site, svn) in [("site-1", 2), ("site-2", 8)] {
+        let new = record_in(&project, "out-3", site);
+        assert_eq!((new.site_svn, new.supersedes), (svn, Some(record_in(&project, "out", site).host_data)), "{site}");
+        assert_eq!(new.overlap_seconds, Some(7 * 86_400));
+    }
+    // The counter is the site config's too: HOST_DATA binds it.
+    let bundles = fs::read_dir(project.path("out-3/site-2")).expect("site").map(|entry| entry.expect("entry").path());
+    let bundle = bundles.filter(|path| path.is_dir()).next().expect("a bundle");
+    assert_eq!(site(&bundle).site_svn, 8);
+    // The file is lost: HOST_DATA and a counter of one's own.
+    project.write("cc_site-2.yml", &format!("{SITE}site_svn: 9\n"));
+    build_into(&project, "out-4", &["--supersedes", &old.host_data.to_string(), "cc_site-2.yml"]).expect("builds");
+    assert_eq!(record_in(&project, "out-4", "site-2").supersedes, Some(old.host_data));
+}
+
+#[test]
+fn what_cannot_be_replaced_is_refused_before_anything_is_built() {
+    let project = Project::new();
+    project.write("cc_site-2.yml", &format!("{SITE}site_svn: 7\n"));
+    build_into(&project, "out", &["cc_site-1.yml", "cc_site-2.yml"]).expect("builds");
+    build_into(&project, "spent", &["cc_site-1.yml"]).expect("builds");
+    let path = project.path("spent/enroll/site-1.json");
+    let last = fs::read_to_string(&path).expect("reads").replace("\"site_svn\":1", &format!("\"site_svn\":{}", u32::MAX));
+    fs::write(&path, last).expect("writes");
+    project.write("simulated.yml", &format!("{PROJECT}simulator_ark: ark.pem\n"));
+    let hex = "ab".repeat(32);
+    let cases: [(&[&str], &str); 10] = [
+        (&["--supersedes", &hex, "cc_site-1.yml", "cc_site-2.yml"], "--supersedes names one config, but 2 sites are given"),
+        (&["--supersedes", &hex, "cc_site-1.yml"], "site_svn of site-1 is not given"),
+        (&["--supersedes", "out/enroll/site-2.json", "cc_site-1.yml"], "is the enrollment of demo/site-2, not of demo/site-1"),
+        (&["--supersedes", "out/enroll/site-2.json", "cc_site-2.yml"], "site_svn of site-2 is 7, the config it replaces has 7"),
+        (&["--supersedes", "spent/enroll", "cc_site-1.yml"], "site_svn of site-1 is 4294967295, the highest there is"),
+        (&["--supersedes", "spent/enroll", "cc_site-1.yml", "cc_site-2.yml"], "is 4294967295, the highest there is"),
+        (&["--supersedes", "project.yml", "cc_site-1.yml"], "project.yml is no enrollment: document does not parse"),
+        (&["--supersedes", "conf", "cc_site-1.yml"], "cannot read conf/site-1.json"),
+        (&["--supersedes", "out/enroll", "--overlap-days", "31", "cc_site-1.yml"], "31 is not in 1..=30"),
+        (&["--overlap-days", "1", "cc_site-1.yml"], "--supersedes"),
+    ];
+    for (args, expected) in cases {
+        let (code, said) = build_into(&project, "new", args).expect_err(expected);
+        assert!(said.contains(expected), "{args:?}: {said}");
+        assert_eq!(code, Some(if expected.starts_with("cannot read") { 1 } else { 2 }), "{said}");
+        assert!(said.starts_with("error: ") || said.contains("\ncoffer: hint: ") || code == Some(1), "{said}");
+        assert!(!project.path("new").exists(), "{args:?}");
+    }
+    let args = ["build", "--base", "sim", "--project", "simulated.yml", "-o", "new", "--supersedes", "out/enroll", "cc_site-1.yml"];
+    let output = project.run(&args);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("has root of trust amd-sev-snp, this build has simulated:"), "{}", text(&output.stderr));
 }
 
 #[test]

@@ -9,7 +9,19 @@ use support::{Project, golden, text};
 fn help_is_golden() {
     let project = Project::new();
     let mut all = String::new();
-    for words in [&[][..], &["build"], &["inspect"], &["logs"], &["base"], &["base", "build"], &["base", "measure"], &["base", "lock"]] {
+    for words in [
+        &[][..],
+        &["author-key"],
+        &["author-key", "new"],
+        &["author-key", "show"],
+        &["build"],
+        &["inspect"],
+        &["logs"],
+        &["base"],
+        &["base", "build"],
+        &["base", "measure"],
+        &["base", "lock"],
+    ] {
         let args: Vec<&str> = words.iter().copied().chain(["--help"]).collect();
         let output = project.coffer(&args).env("COLUMNS", "110").output().expect("runs");
         assert!(output.status.success());

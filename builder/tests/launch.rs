@@ -121,8 +121,12 @@ fn the_real_qemu_accepts_the_production_argv() {
     }
     let project = Project::new();
     with_ports(&project);
+    let made = project.run(&["author-key", "new", "--out", "author.pem"]);
+    assert!(made.status.success(), "{}", text(&made.stderr));
+    project.write("project.yml", &format!("{}author_key: author.pem\n", support::PROJECT));
     let bundle = project.build();
     let (_, argv, _) = output(&mut launch(&bundle, &["--dry-run", "--cbitpos", "51", "--memory", "512", "--cpus", "1"]));
+    assert!(argv.contains(",author-key-enabled=on\n"), "{argv}");
     let run = project.path("run");
     fs::create_dir(&run).expect("mkdir");
     let pipes = Command::new("mkfifo").args(["button.in", "button.out"]).current_dir(&run).status().expect("mkfifo");
@@ -133,16 +137,19 @@ fn the_real_qemu_accepts_the_production_argv() {
     assert_eq!(code, 1, "{said}");
     assert!(said.trim_end().ends_with("vm-type SEV-SNP not supported by KVM"), "{said}");
     assert_eq!(said.lines().count(), 1, "{said}");
-    // The check has teeth: one byte less of HOST_DATA is refused by the same QEMU.
-    let short: Vec<String> = words
-        .iter()
-        .map(|word| match word.split_once("host-data=") {
-            Some((head, _)) => format!("{head}host-data={}", data_encoding::BASE64.encode(&[0; 31])),
+    // The check has teeth: a byte too few or too many is refused by the same QEMU.
+    for (name, length) in [("host-data=", 31), ("id-block=", 95), ("id-auth=", 4097)] {
+        let short = |word: &&str| match word.split_once(name) {
+            Some((head, rest)) => {
+                let after = rest.split_once(',').map_or(String::new(), |(_, after)| format!(",{after}"));
+                format!("{head}{name}{}{after}", data_encoding::BASE64.encode(&vec![0; length]))
+            }
             None => (*word).to_owned(),
-        })
-        .collect();
-    let (_, _, said) = output(Command::new("timeout").arg("60").args(&short).current_dir(&run));
-    assert!(said.contains("31 not equal to 32"), "{said}");
+        };
+        let short: Vec<String> = words.iter().map(short).collect();
+        let (_, _, said) = output(Command::new("timeout").arg("60").args(&short).current_dir(&run));
+        assert!(said.contains(&length.to_string()) && !said.contains("not supported by KVM"), "{name}: {said}");
+    }
 }
 
 #[test]

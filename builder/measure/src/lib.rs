@@ -15,7 +15,7 @@ mod id_block;
 mod id_key;
 mod vmsa;
 
-pub use coffer_evidence::LaunchDigest;
+pub use coffer_evidence::{GuestPolicy, KeyDigest, LaunchDigest};
 pub use cpu::{CPU_MODELS, CpuModel, UnknownCpuModel};
 pub use digest::{MAX_VCPUS, MeasureError, Shape, Vmm, measure};
 pub use firmware::{Firmware, FirmwareError, HashTableArea, Section, SectionKind};

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use coffer_manifest::{Base, BaseRoot, decode};
+use coffer_manifest::{Base, BaseRoot, LaunchDigest, decode};
 
 use super::{BuildError, seal};
 
@@ -40,6 +40,14 @@ impl BaseDir {
             }
         }
         Ok(Self { dir: dir.to_owned(), base, bytes })
+    }
+
+    /// What it measures to, for every shape, each once, sorted.
+    pub fn launch_digests(&self) -> Vec<LaunchDigest> {
+        let mut digests: Vec<_> = self.base.launch_digests.iter().map(|shape| shape.digest).collect();
+        digests.sort_unstable();
+        digests.dedup();
+        digests
     }
 
     /// Which PID 1 it holds.

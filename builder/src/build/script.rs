@@ -1,10 +1,16 @@
 //! `launch_vm.sh` and `README.txt`: two templates and the values of one site.
 
-use coffer_manifest::{Base, BaseRoot, HostData, SiteConfig};
+use std::collections::BTreeMap;
+
+use coffer_manifest::{Base, BaseRoot, HostData, LaunchDigest, SiteConfig};
 use data_encoding::BASE64;
 
+use super::id_block;
+
 /// Guest policy: SMT allowed, bit 17 reserved and set; debug and migration off (AMD 56860, table Guest Policy).
-pub const POLICY: &str = "0x30000";
+pub const POLICY: u64 = 0x30000;
+/// SEV_FEATURES that QEMU sets: SNP active, nothing else (AMD 24593, appendix B).
+const QEMU_FEATURES: u64 = 1;
 /// The CPU model used where a base was measured for several.
 const PREFERRED_MODEL: &str = "EPYC-v4";
 /// Memory where `--memory` does not say: a Flower client with its framework, its writable layer in RAM.
@@ -17,20 +23,24 @@ const DEFAULT_CPUS_SIMULATED: u32 = 1;
 const SCRIPT: &str = include_str!("../launch_vm.sh");
 const MARK: &str = "# @VALUES@\n";
 const README: &str = include_str!("../README.txt");
+/// The line of README.txt about ID blocks.
+const ID_FILES: &str = "  id_*.block id_*.auth                      nobody: signed by the project, checked by the secure processor\n";
 
-/// The CPU model of a bundle and the vCPU counts its base was measured for, ascending.
-pub fn shapes(base: &Base) -> (String, Vec<u32>) {
+/// The CPU model of a bundle, and what its base measures to for each number of vCPUs.
+pub fn shapes(base: &Base) -> (String, BTreeMap<u32, LaunchDigest>) {
     let models = base.launch_digests.iter().map(|shape| shape.cpu_model.as_str());
     let model = models.clone().find(|model| *model == PREFERRED_MODEL).or(models.clone().next()).unwrap_or(PREFERRED_MODEL);
-    let mut cpus: Vec<u32> = base.launch_digests.iter().filter(|shape| shape.cpu_model == model).map(|shape| shape.vcpus).collect();
-    cpus.sort_unstable();
-    cpus.dedup();
-    (model.to_owned(), cpus)
+    // Where a base was measured for several features, those QEMU sets come last and stay.
+    let (own, other): (Vec<_>, Vec<_>) = base.launch_digests.iter().partition(|shape| shape.guest_features == QEMU_FEATURES);
+    let of_model = other.into_iter().chain(own).filter(|shape| shape.cpu_model == model);
+    (model.to_owned(), of_model.map(|shape| (shape.vcpus, shape.digest)).collect())
 }
 
-/// The script that starts a site, its values at the top.
-pub fn launch_vm(site: &SiteConfig, base: &Base, host_data: &HostData) -> String {
-    let (model, cpus) = shapes(base);
+/// The script that starts a site, its values at the top; with ID blocks, the name of the one for each number of vCPUs.
+pub fn launch_vm(site: &SiteConfig, base: &Base, host_data: &HostData, id_blocks: bool) -> String {
+    let (model, shapes) = shapes(base);
+    let cpus: Vec<u32> = shapes.keys().copied().collect();
+    let stems = shapes.values().filter(|_| id_blocks).map(id_block::stem);
     let wanted = match base.root {
         BaseRoot::AmdSevSnp => DEFAULT_CPUS_SNP,
         BaseRoot::Simulated => DEFAULT_CPUS_SIMULATED,
@@ -43,10 +53,11 @@ pub fn launch_vm(site: &SiteConfig, base: &Base, host_data: &HostData) -> String
         ("ROOT_OF_TRUST", quoted(&site.root_of_trust.to_string())),
         ("HOST_DATA", quoted(&host_data.to_string())),
         ("HOST_DATA_BASE64", quoted(&BASE64.encode(host_data.as_bytes()))),
-        ("POLICY", quoted(POLICY)),
+        ("POLICY", quoted(&format!("{POLICY:#x}"))),
         ("CMDLINE", quoted(&base.cmdline)),
         ("CPU_MODEL", quoted(&model)),
         ("CPUS", format!("({})", list(&mut cpus.iter().map(u32::to_string)))),
+        ("ID_BLOCKS", format!("({})", list(&mut { stems }))),
         ("DEFAULT_CPUS", default_cpus.to_string()),
         ("DEFAULT_MEMORY_MIB", DEFAULT_MEMORY_MIB.to_string()),
         ("PORTS", format!("({})", list(&mut site.network.allowed_ports.iter().map(u16::to_string)))),
@@ -56,11 +67,11 @@ pub fn launch_vm(site: &SiteConfig, base: &Base, host_data: &HostData) -> String
 }
 
 /// What a site's operator reads first.
-pub fn readme(site: &SiteConfig, base: &Base, host_data: &HostData) -> String {
-    let (model, cpus) = shapes(base);
+pub fn readme(site: &SiteConfig, base: &Base, host_data: &HostData, id_blocks: bool) -> String {
+    let (model, shapes) = shapes(base);
     let simulate = if base.root == BaseRoot::Simulated { " --simulate --simulator-state DIR" } else { "" };
     let ports: Vec<String> = site.network.allowed_ports.iter().map(u16::to_string).collect();
-    let cpus: Vec<String> = cpus.iter().map(u32::to_string).collect();
+    let cpus: Vec<String> = shapes.keys().map(u32::to_string).collect();
     let values = [
         ("@PROJECT@", site.project.to_string()),
         ("@SITE@", site.site.to_string()),
@@ -71,6 +82,7 @@ pub fn readme(site: &SiteConfig, base: &Base, host_data: &HostData) -> String {
         ("@PORTS@", if ports.is_empty() { "none".to_owned() } else { ports.join(" ") }),
         ("@MODEL@", model),
         ("@CPUS@", cpus.join(" ")),
+        ("@ID_FILES@", if id_blocks { ID_FILES.to_owned() } else { String::new() }),
     ];
     values.iter().fold(README.to_owned(), |text, (mark, value)| text.replace(mark, value))
 }

@@ -1,5 +1,6 @@
 //! The end of a bundle: every file is read once, for its digest in manifest.json and its copy in `<site>.tgz`.
 
+use std::borrow::Cow;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -21,7 +22,7 @@ const GZIP_UNIX: u8 = 3;
 /// A file of the bundle and, if it is a disk that somebody writes, the size of that disk in bytes.
 pub struct Member {
     /// Name in the bundle's directory.
-    pub name: &'static str,
+    pub name: Cow<'static, str>,
     /// `Some` for `mutable` members of the manifest.
     pub disk_bytes: Option<u64>,
 }
@@ -42,7 +43,7 @@ pub fn seal(dir: &Path, tgz: &Path, members: &[Member], site: &SiteConfig, host_
     let mut files = Vec::new();
     for member in members {
         let content = add(&mut tar, dir, &root, member, time)?;
-        files.push(BundleFile { path: member.name.to_owned(), content });
+        files.push(BundleFile { path: member.name.clone().into_owned(), content });
     }
     files.sort_by(|a, b| a.path.cmp(&b.path));
     let manifest = Bundle { kind: Default::default(), project: site.project.clone(), site: site.site.clone(), host_data, files };
@@ -57,7 +58,7 @@ pub fn seal(dir: &Path, tgz: &Path, members: &[Member], site: &SiteConfig, host_
 type Archive = Builder<GzEncoder<BufWriter<File>>>;
 
 fn add(tar: &mut Archive, dir: &Path, root: &str, member: &Member, time: u64) -> Result<Content, BuildError> {
-    let path = dir.join(member.name);
+    let path = dir.join(&*member.name);
     let fail = |source| BuildError::Read { path: path.clone(), source };
     make_readable(&path).map_err(fail)?;
     let file = File::open(&path).map_err(fail)?;

@@ -59,7 +59,7 @@ pub fn config(
     project: &Project,
     container: Container,
     disk: &BuiltRoot,
-    not_before: u64,
+    (site_svn, not_before): (u32, u64),
     (secret, uuid): (&RootSecret, &DiskUuid),
 ) -> SiteConfig {
     SiteConfig {
@@ -68,7 +68,7 @@ pub fn config(
         project: project.name.clone(),
         site: plan.site.clone(),
         role: plan.role,
-        site_svn: plan.site_svn,
+        site_svn,
         not_before,
         disk_format: DiskFormat,
         disk_uuid: *uuid,

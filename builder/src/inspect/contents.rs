@@ -14,8 +14,9 @@ use super::InspectError;
 
 /// Bytes held between disk and hash.
 const BUFFER_BYTES: usize = 1 << 20;
-/// A bundle has a dozen files; an archive with more was not made by a builder.
-const MAX_FILES: usize = 64;
+/// A bundle has a dozen files, and two for each launch digest with an ID block, of which a service takes 256; an archive with more
+/// was not made by a builder.
+const MAX_FILES: usize = 544;
 /// Where launch_vm.sh puts a run's files: not part of the bundle.
 const RUN_DIR: &str = "run";
 

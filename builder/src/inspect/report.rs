@@ -8,6 +8,7 @@ use coffer_manifest::{Base, BaseFile, Bundle, Container, HostData, KeyServiceKin
 use coffer_manifest::{ProjectName, RootOfTrust, Sha256Digest, SiteName};
 use serde::Serialize;
 
+use super::id_blocks::IdBlocks;
 use crate::plan::not_enforced;
 
 /// The JSON form; the text form shows the same.
@@ -26,6 +27,8 @@ pub struct Report<'a> {
     hosts_entries: &'a BTreeMap<String, IpAddr>,
     key_service: Service<'a>,
     base: Measured<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id_blocks: Option<&'a IdBlocks>,
     not_enforced: Vec<String>,
     problems: &'a [String],
 }
@@ -50,8 +53,8 @@ struct Measured<'a> {
 }
 
 impl<'a> Report<'a> {
-    /// Gathers what the three documents say.
-    pub fn new(manifest: &Bundle, site: &'a SiteConfig, base: &'a Base, problems: &'a [String]) -> Self {
+    /// Gathers what the three documents say, and the ID blocks if there are any.
+    pub fn new(manifest: &Bundle, site: &'a SiteConfig, base: &'a Base, id_blocks: Option<&'a IdBlocks>, problems: &'a [String]) -> Self {
         let der = |text: &String| data_encoding::BASE64.decode(text.as_bytes()).unwrap_or_default();
         Self {
             project: &site.project,
@@ -79,6 +82,7 @@ impl<'a> Report<'a> {
                 launch_digests: &base.launch_digests,
                 aml: &base.open_risks.aml,
             },
+            id_blocks,
             not_enforced: not_enforced(&site.network, &site.attestation, site.gpu.is_some()),
             problems,
         }
@@ -125,6 +129,9 @@ impl<'a> Report<'a> {
         }
         for shape in self.base.launch_digests {
             line("launch digest", format!("{} × {} {}", shape.cpu_model.escape_debug(), shape.vcpus, shape.digest));
+        }
+        for (name, value) in self.id_blocks.iter().flat_map(|blocks| blocks.lines()) {
+            line(name, value);
         }
         line("not closed", format!("aml {}", self.base.aml.escape_debug()));
         for text in &self.not_enforced {

@@ -8,6 +8,8 @@ use data_encoding::BASE64;
 use serde_saphyr::Spanned;
 
 use super::values::{is_host_name, one_of, regular_file};
+use crate::author_key::{self, AuthorKeyError};
+use crate::build::IdSigner;
 use crate::fault::{Fault, SpecError};
 use crate::spec::{self, KeyServiceSpec, ProjectSpec, Source};
 
@@ -29,6 +31,8 @@ pub struct Project {
     pub root_of_trust: RootOfTrust,
     /// The directory of `simulator_ark`, with a simulated base: what `launch_vm.sh --simulator-state` wants here.
     pub simulator_state: Option<PathBuf>,
+    /// What signs ID blocks, if the project has an author key.
+    pub id_signer: Option<IdSigner>,
 }
 
 impl Project {
@@ -47,8 +51,23 @@ impl Project {
         let root_of_trust = root_of_trust(&source, spec.simulator_ark.as_ref(), base)?;
         let ark = spec.simulator_ark.as_ref().map(|ark| source.path(ark, "simulator_ark")).transpose()?;
         let simulator_state = ark.and_then(|ark| ark.parent().map(Path::to_owned));
-        Ok(Self { name, key_service: key_service(&source, &spec.key_service)?, root_of_trust, simulator_state })
+        let id_signer = spec.author_key.as_ref().map(|key| id_signer(&source, key, &name)).transpose()?;
+        Ok(Self { key_service: key_service(&source, &spec.key_service)?, name, root_of_trust, simulator_state, id_signer })
     }
+}
+
+fn id_signer(source: &Source, given: &Spanned<String>, project: &ProjectName) -> Result<IdSigner, SpecError> {
+    let path = regular_file(source, given, "author_key")?;
+    let signer = author_key::read(&path)
+        .and_then(|key| IdSigner::new(key, project).map_err(|source| AuthorKeyError::Key { path: path.clone(), source }));
+    signer.map_err(|error| {
+        let fault = match error {
+            AuthorKeyError::Mode { path, mode } => Fault::AuthorKeyMode { path, mode },
+            AuthorKeyError::Key { path, source } => Fault::AuthorKey { path, why: source.to_string() },
+            other => Fault::Walk { path, error: other.to_string() },
+        };
+        source.refuse(given, "author_key", fault)
+    })
 }
 
 fn root_of_trust(source: &Source, ark: Option<&Spanned<String>>, base: BaseRoot) -> Result<RootOfTrust, SpecError> {
