@@ -41,6 +41,8 @@ pub enum Command {
         #[command(subcommand)]
         command: SiteCommand,
     },
+    /// Explain a refusal or an attestation: the rule, both values, where to change it
+    Explain(Explain),
 }
 
 /// `init`
@@ -75,6 +77,16 @@ pub struct Serve {
     /// Print what is listened on as JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// `explain`
+#[derive(Debug, Args)]
+pub struct Explain {
+    /// The id beside the reason code, or the `jti` of a token
+    pub id: String,
+    /// Where
+    #[command(flatten)]
+    pub access: Access,
 }
 
 /// What to do with sites

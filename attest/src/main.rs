@@ -5,6 +5,7 @@ mod cli;
 mod client;
 mod clock;
 mod config;
+mod explain;
 mod failure;
 mod http;
 mod init;
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
         Command::Init(args) => init::run(args),
         Command::Serve(args) => serve::run(args),
         Command::Site { command } => site::run(command),
+        Command::Explain(args) => explain::run(args),
     });
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -7,6 +7,7 @@ use std::fmt;
 
 use axum::http::StatusCode;
 use coffer_protocol::ErrorKind;
+use coffer_verify::Rule;
 use serde::Serialize;
 
 /// Who is known to have sent what was refused. Decides what is recorded, and who is told more than a code.
@@ -53,7 +54,7 @@ macro_rules! reasons {
         /// Why a peer is refused.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         pub enum Reason {
-            /// A rule of the verifier was broken.
+            /// Evidence broke a rule of the verifier.
             Rule(Rule),
             $(#[doc = $meaning] $name,)*
         }
@@ -83,7 +84,7 @@ macro_rules! reasons {
             /// Who is known to have sent it.
             #[must_use]
             pub const fn sender(self) -> Sender {
-                match self { Self::Rule(rule) => rule.sender(), $(Self::$name => Sender::$sender,)* }
+                match self { Self::Rule(rule) => if rule.is_authenticated() { Sender::Guest } else { Sender::Anybody }, $(Self::$name => Sender::$sender,)* }
             }
 
             /// What it means: what the guest, its evidence or the call did.
@@ -121,8 +122,8 @@ reasons! {
         "sends something else than this path takes",
         "client: the bodies are in `GET /coffer/v1/openapi.json`; the explanation has the line and column, and an admin is told it at once";
     ProtocolVersion "protocol_version" BAD_REQUEST SerdeError Anybody,
-        "speaks another version of the KBS protocol than 0.4.0; older ones do not bind device evidence",
-        "project admin: build the bundle, or install the client, with a release that speaks 0.4.0";
+        "speaks another version of the KBS protocol than 0.4; older ones do not bind device evidence",
+        "project admin: build the bundle, or install the client, with a release that speaks 0.4";
     Tee "tee" BAD_REQUEST AttestationError Anybody,
         "is another kind of TEE than SEV-SNP",
         "site: boot on an AMD SEV-SNP host; this service judges no other TEE";
@@ -266,34 +267,56 @@ reasons! {
         "operator: the service's log has it under the id";
 }
 
-/// A rule of the verifier.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Rule(&'static str, bool);
-
-impl Rule {
-    const ALL: &'static [Self] = &[];
-    /// HOST_DATA is enrolled.
-    pub const HOST_DATA: Self = Self("host_data", true);
-    /// The launch digest is enrolled for it.
-    pub const LAUNCH_DIGEST: Self = Self("launch_digest", true);
-    /// Of a rejection.
-    pub fn of(reject: &coffer_verify::Reject) -> Self { Self(reject.code(), reject.is_authenticated()) }
-    const fn code(self) -> &'static str { self.0 }
-    const fn sender(self) -> Sender { if self.1 { Sender::Guest } else { Sender::Anybody } }
-    const fn question(self) -> &'static str { "" }
-    const fn remedy(self) -> &'static str { "" }
-}
-
 impl Reason {
     /// Every reason there is.
     pub fn all() -> impl Iterator<Item = Self> {
         Rule::ALL.iter().copied().map(Self::Rule).chain(Self::OWN.iter().copied())
     }
 
+    /// Commands that show or change what the reason is about; `PROJECT` and `SITE` stand for whom it concerns.
+    #[must_use]
+    pub const fn commands(self) -> &'static [&'static str] {
+        match self {
+            Self::Rule(rule) => rule_commands(rule),
+            Self::Revoked | Self::NotActive | Self::Supersedes | Self::SiteSvn | Self::NameTaken | Self::HostDataTaken => SHOW_SITE,
+            Self::NoSuchResource | Self::ResourcePath => SHOW_SITE,
+            Self::NoSuchSite => &["coffer-attest site list"],
+            Self::AmlRisk => &["coffer-attest site enroll out/enroll/SITE.json --accept-aml-risk"],
+            Self::Policy => SHOW_POLICY,
+            _ => &[],
+        }
+    }
+
     /// The reason that a peer was told.
     #[must_use]
     pub fn of_code(code: &str) -> Option<Self> {
         Self::all().find(|reason| reason.code() == code)
+    }
+}
+
+const SHOW_SITE: &[&str] = &["coffer-attest site show PROJECT/SITE"];
+const SHOW_POLICY: &[&str] = &["coffer-attest policy show --project PROJECT"];
+/// Reference values: look, try, change.
+const SET_POLICY: &[&str] = &[
+    "coffer-attest policy show --project PROJECT --json > policy.json",
+    "coffer-attest policy dry-run policy.json --project PROJECT",
+    "coffer-attest policy set policy.json --project PROJECT",
+];
+const ENROLL: &[&str] = &["coffer-attest site show PROJECT/SITE", "coffer-attest site enroll out/enroll/SITE.json"];
+const COLLATERAL: &[&str] = &["coffer-attest collateral status", "coffer-attest collateral fetch"];
+const REVOCATIONS: &[&str] = &["coffer-attest revocation list"];
+
+const fn rule_commands(rule: Rule) -> &'static [&'static str] {
+    match rule {
+        Rule::ReportVersion | Rule::SigningKey | Rule::GuestPolicy | Rule::GuestPolicyAbi | Rule::TcbFloorMissing => SET_POLICY,
+        Rule::Family | Rule::TcbFloor | Rule::MinimumFirmware | Rule::Mitigations | Rule::PlatformInfo | Rule::MaskedChip => SET_POLICY,
+        Rule::CspId | Rule::ChipAllowed | Rule::ChipDenied | Rule::FamilyId | Rule::ImageId | Rule::GuestSvn => SET_POLICY,
+        Rule::IdKey | Rule::AuthorKey => SET_POLICY,
+        Rule::VekCount | Rule::CertificateDates | Rule::CertificateTcb | Rule::Crl => COLLATERAL,
+        Rule::HostData | Rule::LaunchDigest | Rule::EnrolledChip | Rule::EnrolledTcbFloor | Rule::EnrolledGuestSvn => ENROLL,
+        Rule::EnrolledIdKey | Rule::EnrolledAuthorKey => ENROLL,
+        Rule::ChipRevoked | Rule::KeyRevoked | Rule::LaunchDigestRevoked => REVOCATIONS,
+        _ => &[],
     }
 }
 
@@ -325,7 +348,7 @@ mod tests {
 
     #[test]
     fn every_remedy_says_who_can_do_something() {
-        for reason in Reason::all() {
+        for reason in Reason::OWN {
             let who = reason.remedy().split_once(": ").map(|(who, _)| who);
             assert!(matches!(who, Some("site" | "client" | "admin" | "project admin" | "operator")), "{reason}: {}", reason.remedy());
             assert!(!reason.meaning().ends_with('.') && !reason.remedy().ends_with('.'), "{reason}");

@@ -11,6 +11,8 @@ use axum::response::{IntoResponse, Response};
 
 use super::Service;
 use super::problem::{Problem, Told};
+use super::unrecorded::Unrecorded;
+use crate::clock::unix_now;
 use crate::reason::Reason;
 
 /// From the end of the head to the answer: a slow upload of evidence, then a few milliseconds of work.
@@ -51,6 +53,9 @@ pub async fn guard(
     };
     if let Some(told) = response.extensions().get::<Told>() {
         service.counters.count(told.reason);
+        if !told.recorded {
+            service.refusals.keep(Unrecorded { told: told.clone(), at: unix_now(), source: peer.ip() });
+        }
     }
     response
 }

@@ -3,6 +3,7 @@
 mod admin;
 mod attest;
 mod auth;
+mod explain;
 mod extract;
 mod guard;
 mod health;
@@ -10,6 +11,7 @@ mod jwks;
 pub mod problem;
 mod rate;
 mod resource;
+mod unrecorded;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -24,6 +26,7 @@ use crate::session::CookieKey;
 use crate::store::Store;
 use guard::Counters;
 use problem::Problem;
+use unrecorded::Refusals;
 pub use rate::{Held, SourceBound, SourceShare};
 
 /// Everything a request may need. Nothing in it is per session.
@@ -36,6 +39,7 @@ pub struct Service {
     tls_name: String,
     bound: SourceBound,
     counters: Counters,
+    refusals: Refusals,
 }
 
 impl Service {
@@ -45,7 +49,7 @@ impl Service {
         let limits = config.limits;
         let bound = SourceBound::new(limits.requests_per_second_per_source, limits.burst_per_source, Instant::now());
         let tls_name = config.tls_name.clone();
-        Self { store: Mutex::new(store), cookies, epoch, judge, tls_name, bound, counters: Counters::default() }
+        Self { store: Mutex::new(store), cookies, epoch, judge, tls_name, bound, counters: Counters::default(), refusals: Refusals::default() }
     }
 
     /// The database, for one short operation.
@@ -83,6 +87,7 @@ pub fn router(service: Arc<Service>) -> Router {
         .route("/coffer/v1/sites", get(admin::list).post(admin::enroll))
         .route("/coffer/v1/sites/{project}/{site}", get(admin::show))
         .route("/coffer/v1/sites/{project}/{site}/revoke", post(admin::revoke))
+        .route("/coffer/v1/refusals/{id}", get(explain::explain))
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
         .layer(middleware::from_fn_with_state(Arc::clone(&service), guard::guard))
