@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use axum::body::{Bytes, to_bytes};
-use axum::extract::{FromRequest, Request};
+use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::header::{AUTHORIZATION, COOKIE};
 use axum::http::HeaderMap;
+use axum::http::request::Parts;
 use coffer_manifest::ProjectName;
 use coffer_protocol::{Attestation, MAX_ATTESTATION_BYTES, MAX_MESSAGE_BYTES, MessageError};
 use coffer_token::UnixTime;
@@ -191,6 +192,24 @@ async fn read(body: axum::body::Body, limit: usize) -> Result<Bytes, Problem> {
         let why = format!("body is longer than {limit} bytes, or broke off: {e}");
         Problem::refuse(Reason::BodyTooLarge, &why)
     })
+}
+
+/// The one query there is: `?after=N`, where a reader of a numbered list stands; 0 without it.
+#[derive(Debug, Clone, Copy)]
+pub struct After(pub u64);
+
+impl<S: Sync> FromRequestParts<S> for After {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let query = parts.uri.query().unwrap_or_default();
+        let refuse = || Problem::refuse(Reason::Malformed, &format!("query is `{query}`, expected `after=` and a number"));
+        match query.strip_prefix("after=") {
+            None if query.is_empty() => Ok(Self(0)),
+            Some(digits) if digits.bytes().all(|b| b.is_ascii_digit()) => digits.parse().map(Self).map_err(|_| refuse()),
+            _ => Err(refuse()),
+        }
+    }
 }
 
 /// The text after `Authorization: Bearer`.

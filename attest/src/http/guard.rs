@@ -28,6 +28,13 @@ impl Counters {
         *counts.entry(reason.code()).or_default() += 1;
     }
 
+    /// A copy, for an admin.
+    #[must_use]
+    pub fn snapshot(&self) -> BTreeMap<String, u64> {
+        let counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        counts.iter().map(|(code, count)| ((*code).to_owned(), *count)).collect()
+    }
+
     /// Writes them to the log.
     pub fn log(&self) {
         for (code, count) in &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {

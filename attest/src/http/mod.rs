@@ -1,16 +1,21 @@
 //! The HTTP surface: one route, one function, one typed body. `healthz`, `jwks.json` and the handshake are open to everybody.
 
 mod admin;
+mod admins;
 mod attest;
+mod audit;
 mod auth;
 mod explain;
 mod extract;
 mod guard;
 mod health;
 mod jwks;
+mod keys;
 pub mod problem;
 mod rate;
 mod resource;
+mod revocation;
+mod status;
 mod unrecorded;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,11 +24,14 @@ use std::time::Instant;
 use axum::routing::{get, post};
 use axum::{Router, middleware};
 
+use crate::clock::unix_now;
 use crate::config::Config;
 use crate::judge::Judge;
+use crate::live::Live;
 use crate::reason::Reason;
+use crate::revocation::Revocations;
 use crate::session::CookieKey;
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 use guard::Counters;
 use problem::Problem;
 use unrecorded::Refusals;
@@ -40,6 +48,8 @@ pub struct Service {
     bound: SourceBound,
     counters: Counters,
     refusals: Refusals,
+    revocations: Arc<Live<Revocations>>,
+    started_at: u64,
 }
 
 impl Service {
@@ -49,13 +59,41 @@ impl Service {
         let limits = config.limits;
         let bound = SourceBound::new(limits.requests_per_second_per_source, limits.burst_per_source, Instant::now());
         let tls_name = config.tls_name.clone();
-        Self { store: Mutex::new(store), cookies, epoch, judge, tls_name, bound, counters: Counters::default(), refusals: Refusals::default() }
+        Self {
+            revocations: store.revocations(),
+            store: Mutex::new(store),
+            cookies,
+            epoch,
+            judge,
+            tls_name,
+            bound,
+            counters: Counters::default(),
+            refusals: Refusals::default(),
+            started_at: unix_now(),
+        }
     }
 
     /// The database, for one short operation.
     pub fn store(&self) -> MutexGuard<'_, Store> {
         // Each operation is one statement or one transaction: after a panic SQLite has rolled back.
         self.store.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is revoked at this moment, from memory.
+    #[must_use]
+    pub fn revocations(&self) -> Arc<Revocations> {
+        self.revocations.load()
+    }
+
+    /// Changes token keys; what signs and what is published follows before anybody else sees the database.
+    ///
+    /// # Errors
+    /// The change's own.
+    pub fn change_keys<T, E: From<StoreError>>(&self, change: impl FnOnce(&mut Store) -> Result<T, E>) -> Result<T, E> {
+        let mut store = self.store();
+        let done = change(&mut *store)?;
+        self.judge.keys().replace(store.token_keys()?);
+        Ok(done)
     }
 
     /// What was refused since the start, for the log.
@@ -88,6 +126,17 @@ pub fn router(service: Arc<Service>) -> Router {
         .route("/coffer/v1/sites/{project}/{site}", get(admin::show))
         .route("/coffer/v1/sites/{project}/{site}/revoke", post(admin::revoke))
         .route("/coffer/v1/refusals/{id}", get(explain::explain))
+        .route("/coffer/v1/revocation-list", get(revocation::public))
+        .route("/coffer/v1/revocations", get(revocation::list).post(revocation::revoke))
+        .route("/coffer/v1/revocations/export", get(revocation::export))
+        .route("/coffer/v1/admins", get(admins::list).post(admins::add))
+        .route("/coffer/v1/admins/{name}/revoke", post(admins::revoke))
+        .route("/coffer/v1/keys", get(keys::list))
+        .route("/coffer/v1/keys/rotate", post(keys::rotate))
+        .route("/coffer/v1/keys/{kid}/retire", post(keys::retire))
+        .route("/coffer/v1/audit", get(audit::export))
+        .route("/coffer/v1/audit/head", get(audit::head))
+        .route("/coffer/v1/status", get(status::status))
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
         .layer(middleware::from_fn_with_state(Arc::clone(&service), guard::guard))

@@ -3,9 +3,10 @@
 use coffer_manifest::Enrollment;
 use coffer_protocol::{BoundKeys, P384Key, Purpose, ReceivedRuntimeData};
 use coffer_token::{
-    Checked, Claims as TokenClaims, CofferClaims, Expectation, GpuVerdict, Hex, Jkt, SignError, Subject, Typ, UnixTime, Usage, Version1,
+    Checked, Claims as TokenClaims, CofferClaims, Expectation, GpuVerdict, Hex, Jkt, SignError, StatementKind, Subject, Typ, UnixTime, Usage, Version1,
 };
 use coffer_verify::{Claims, Verified};
+use serde::Serialize;
 
 use super::{Judge, purpose_name, role};
 
@@ -33,7 +34,32 @@ pub enum IssueError {
     Sign(#[from] SignError),
 }
 
+/// There is no statement.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StatementError {
+    /// Every token key leaked.
+    #[error("no token key signs at {now}")]
+    NoKey {
+        /// Unix seconds.
+        now: u64,
+    },
+    /// The payload does not encode.
+    #[error("statement cannot be encoded: {0}")]
+    Encode(#[from] serde_json::Error),
+}
+
 impl Judge {
+    /// Signs a statement of the service about itself.
+    ///
+    /// # Errors
+    /// See [`StatementError`].
+    pub fn sign_statement(&self, kind: StatementKind, payload: &impl Serialize, now: u64) -> Result<String, StatementError> {
+        let keys = self.keys.load();
+        let signer = keys.signer(now).ok_or(StatementError::NoKey { now })?;
+        Ok(signer.sign_statement(kind, payload)?)
+    }
+
     /// Signs a token for verified evidence: a job token where keys are bound, one for stock clients where none are.
     ///
     /// # Errors

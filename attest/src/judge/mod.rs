@@ -13,7 +13,7 @@ use crate::live::Live;
 use crate::store::{Site, Standing};
 use crate::token_keys::KeyRing;
 pub use appraise::{Refused, revoked};
-pub use issue::{IssueError, Issued};
+pub use issue::{Issued, StatementError};
 
 /// What this service believes, accepts and signs with.
 #[derive(Debug)]
@@ -81,6 +81,18 @@ impl Judge {
             policy: Policy::builtin(&roots.root_of_trust())?,
             roots,
         })
+    }
+
+    /// `iss` of every token and statement.
+    #[must_use]
+    pub fn issuer(&self) -> &str {
+        &self.issuer
+    }
+
+    /// What `init` fixed.
+    #[must_use]
+    pub const fn root_of_trust(&self) -> RootOfTrust {
+        self.root_of_trust
     }
 
     /// The token keys as they are now; replaced at a rotation.

@@ -197,11 +197,11 @@ impl Store {
         statement.query_map([], row)?.map(|row| row?).collect()
     }
 
-    /// Revokes an admin for good; gives the revocation's number. Another tenant's admin is unknown to `revoker`.
+    /// Revokes an admin for good; gives the revocation's number and the key. Another tenant's admin is unknown to `revoker`.
     ///
     /// # Errors
     /// See [`AdminError`]; [`AdminError::Last`] keeps one admin who can add others.
-    pub fn revoke_admin(&mut self, name: &str, reason: &str, revoker: &Admin, now: u64) -> Result<u64, AdminError> {
+    pub fn revoke_admin(&mut self, name: &str, reason: &str, revoker: &Admin, now: u64) -> Result<(u64, String), AdminError> {
         check_reason(reason)?;
         let unknown = || AdminError::Unknown { name: name.chars().take(80).collect() };
         let known = by_name(&self.db, name)?.filter(|admin| revoker.project.is_none() || revoker.project == admin.project);
@@ -213,7 +213,7 @@ impl Store {
         }
         tx.commit()?;
         self.refresh_revocations()?;
-        Ok(number)
+        Ok((number, admin.kid))
     }
 
     /// For who owns the machine: registers an admin with every scope and revokes others, whatever is left then.

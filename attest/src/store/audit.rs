@@ -5,10 +5,10 @@
 
 use coffer_evidence::HostData;
 use coffer_manifest::{DocumentError, ProjectName, RootOfTrust, Sha256Digest, SiteName, encode};
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension, params};
 use serde::{Deserialize, Serialize};
 
-use super::{Store, StoreError};
+use super::{Store, StoreError, seconds};
 use crate::reason::Values;
 
 /// Table of the audit log.
@@ -175,6 +175,35 @@ impl Store {
         rows.map(|text| Ok(serde_json::from_str(&text?)?)).collect()
     }
 
+    /// Position and digest of the newest entry; 0 and zeros where there is none.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn audit_head(&self) -> Result<(u64, Sha256Digest), StoreError> {
+        let (seq, digest) = newest(&self.db)?;
+        Ok((seq.unsigned_abs(), digest))
+    }
+
+    /// Entries after a position as lines `{"digest": …, "entry": …}`, where `entry` has the bytes that were digested.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn audit_lines(&self, after: u64, limit: u32) -> Result<Vec<String>, StoreError> {
+        let mut statement = self.db.prepare("SELECT entry, lower(hex(digest)) FROM audit WHERE seq > ?1 ORDER BY seq LIMIT ?2")?;
+        let rows = statement.query_map(params![seconds(after), limit], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))?;
+        rows.map(|row| row.map(|(entry, digest)| format!(r#"{{"digest":"{digest}","entry":{entry}}}"#)).map_err(Into::into)).collect()
+    }
+
+    /// The digest of one entry.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn audit_digest(&self, seq: u64) -> Result<Option<Sha256Digest>, StoreError> {
+        let digest: Option<Vec<u8>> =
+            self.db.query_row("SELECT digest FROM audit WHERE seq = ?1", [seconds(seq)], |row| row.get(0)).optional()?;
+        Ok(digest.map(|digest| Sha256Digest::try_from(digest.as_slice())).transpose()?)
+    }
+
     /// Walks the whole chain; gives the number of entries and the head.
     ///
     /// # Errors
@@ -198,16 +227,20 @@ impl Store {
 
 /// Appends within a caller's transaction.
 pub(super) fn append(db: &Connection, root_of_trust: RootOfTrust, entry: Entry) -> Result<(), StoreError> {
-    let mut newest = db.prepare_cached("SELECT seq, digest FROM audit ORDER BY seq DESC LIMIT 1")?;
-    let (seq, prev) = newest
-        .query_map([], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, Vec<u8>>(1)?)))?
-        .next()
-        .transpose()?
-        .unwrap_or_else(|| (0, vec![0; Sha256Digest::LEN]));
-    let entry = Entry { seq: seq + 1, prev: Sha256Digest::try_from(prev.as_slice())?, root_of_trust, ..entry };
+    let (seq, prev) = newest(db)?;
+    let entry = Entry { seq: seq + 1, prev, root_of_trust, ..entry };
     let bytes = encode(&entry)?;
     let digest = Sha256Digest::of(&bytes);
     let text = String::from_utf8(bytes).map_err(|e| DocumentError::Encode(<serde_json::Error as serde::ser::Error>::custom(e)))?;
     db.execute("INSERT INTO audit (seq, entry, digest) VALUES (?1, ?2, ?3)", params![entry.seq, text, digest.as_bytes()])?;
     Ok(())
+}
+
+fn newest(db: &Connection) -> Result<(i64, Sha256Digest), StoreError> {
+    let mut newest = db.prepare_cached("SELECT seq, digest FROM audit ORDER BY seq DESC LIMIT 1")?;
+    let row = newest.query_map([], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, Vec<u8>>(1)?)))?.next().transpose()?;
+    Ok(match row {
+        Some((seq, digest)) => (seq, Sha256Digest::try_from(digest.as_slice())?),
+        None => (0, Sha256Digest::new([0; 32])),
+    })
 }
