@@ -1,12 +1,13 @@
 //! The processor: a platform, its VCEK, and the reports they make.
 
 use coffer_evidence::{
-    CertEntry, CertKind, GuestPolicy, HostData, KeyDigest, KeyInfo, LaunchDigest, Report, ReportData, ReportFields, ReportId, SnpEvidence,
-    UnixTime,
+    CertEntry, CertKind, ChipId, GuestPolicy, HostData, KeyDigest, KeyInfo, LaunchDigest, Report, ReportData, ReportFields, ReportId,
+    SnpEvidence, UnixTime, VekKind,
 };
 use ring::rand::{SecureRandom, SystemRandom};
 
 use crate::authority::{Hierarchy, KeyError};
+use crate::identity::Identity;
 use crate::platform::Platform;
 use crate::vcek::{Vcek, VcekSpec};
 
@@ -21,17 +22,19 @@ pub struct Guest {
     pub policy: GuestPolicy,
     /// Its REPORT_ID.
     pub report_id: ReportId,
+    /// What its ID block said, if there was one.
+    pub identity: Identity,
 }
 
 impl Guest {
-    /// A guest with a REPORT_ID of its own.
+    /// A guest with a REPORT_ID of its own, launched without an ID block.
     ///
     /// # Errors
     /// [`KeyError::Random`].
     pub fn launch(launch_digest: LaunchDigest, host_data: HostData, policy: GuestPolicy) -> Result<Self, KeyError> {
         let mut report_id = [0; ReportId::LEN];
         SystemRandom::new().fill(&mut report_id).map_err(|_| KeyError::Random)?;
-        Ok(Self { launch_digest, host_data, policy, report_id: ReportId::new(report_id) })
+        Ok(Self { launch_digest, host_data, policy, report_id: ReportId::new(report_id), identity: Identity::default() })
     }
 }
 
@@ -85,39 +88,45 @@ impl Asp {
         &self.vcek
     }
 
-    /// VCEK, ASK, ARK: what a well-kept host hands its guests.
+    /// Endorsement key, intermediate, root: what a well-kept host hands its guests.
     #[must_use]
     pub fn certificates(&self) -> Vec<CertEntry> {
         let entry = |kind, data: &[u8]| CertEntry { kind, data: data.to_vec() };
-        vec![entry(CertKind::Vcek, self.vcek.certificate()), entry(CertKind::Ask, &self.ask), entry(CertKind::Ark, &self.ark)]
+        let kind = match self.vcek.kind() {
+            VekKind::Vcek => CertKind::Vcek,
+            VekKind::Vlek => CertKind::Vlek,
+        };
+        vec![entry(kind, self.vcek.certificate()), entry(CertKind::Ask, &self.ask), entry(CertKind::Ark, &self.ark)]
     }
 
     /// What an honest processor reports of a guest, not signed yet.
     #[must_use]
     pub fn fields(&self, guest: &Guest, report_data: ReportData, vmpl: u32) -> ReportFields {
         let Platform { cpuid, report_version, chip_id, tcb, firmware, platform_info, mitigations, .. } = self.platform;
-        let has_mitigations = report_version >= 5;
+        let Identity { guest_svn, family_id, image_id, id_key_digest, author_key_digest } = guest.identity;
+        let none = KeyDigest::new([0; KeyDigest::LEN]);
+        let (has_mitigations, is_vlek) = (report_version >= 5, self.vcek.kind() == VekKind::Vlek);
         ReportFields {
             version: report_version,
-            guest_svn: 0,
+            guest_svn,
             policy: guest.policy,
-            family_id: [0; 16],
-            image_id: [0; 16],
+            family_id,
+            image_id,
             vmpl,
             signature_algo: 1,
             current_tcb: tcb,
             platform_info,
-            key_info: KeyInfo(0),
+            key_info: KeyInfo(u32::from(is_vlek) << 2 | u32::from(author_key_digest.is_some())),
             report_data,
             measurement: guest.launch_digest,
             host_data: guest.host_data,
-            id_key_digest: KeyDigest::new([0; KeyDigest::LEN]),
-            author_key_digest: KeyDigest::new([0; KeyDigest::LEN]),
+            id_key_digest: id_key_digest.unwrap_or(none),
+            author_key_digest: author_key_digest.unwrap_or(none),
             report_id: guest.report_id,
             report_id_ma: ReportId::new([0xFF; ReportId::LEN]),
             reported_tcb: tcb,
             cpuid: (report_version >= 3).then_some(cpuid),
-            chip_id,
+            chip_id: if is_vlek { ChipId::new([0; ChipId::LEN]) } else { chip_id },
             committed_tcb: tcb,
             current_version: firmware,
             committed_version: firmware,
@@ -134,14 +143,23 @@ impl Asp {
     /// # Errors
     /// See [`KeyError`].
     pub fn sign(&self, fields: &ReportFields) -> Result<[u8; Report::LEN], KeyError> {
-        let mut fields = fields.clone();
-        let (mut r, mut s) = self.vcek.sign(&fields.encode()[..SIGNED_LEN])?;
+        self.sign_bytes(fields.encode())
+    }
+
+    /// Signs a report as it is, reserved bytes and all: sets its R and S.
+    ///
+    /// # Errors
+    /// See [`KeyError`].
+    pub fn sign_bytes(&self, mut report: [u8; Report::LEN]) -> Result<[u8; Report::LEN], KeyError> {
+        let (mut r, mut s) = self.vcek.sign(&report[..SIGNED_LEN])?;
         // A report's integers are little-endian, those of ECDSA libraries are not.
         r.reverse();
         s.reverse();
-        fields.signature_r[..48].copy_from_slice(&r);
-        fields.signature_s[..48].copy_from_slice(&s);
-        Ok(fields.encode())
+        for (at, value) in [(SIGNED_LEN, r), (SIGNED_LEN + INTEGER_LEN, s)] {
+            report[at..at + INTEGER_LEN].fill(0);
+            report[at..at + value.len()].copy_from_slice(&value);
+        }
+        Ok(report)
     }
 
     /// An honest report about a guest, with its certificates.
@@ -164,3 +182,6 @@ impl Asp {
 
 /// How many bytes of a report its signature covers (AMD 56860, table ATTESTATION_REPORT).
 const SIGNED_LEN: usize = 0x2A0;
+
+/// How many bytes R and S have each.
+const INTEGER_LEN: usize = 72;

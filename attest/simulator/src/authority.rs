@@ -1,6 +1,7 @@
 //! The keys that sign certificates: ARK and ASK.
 
 use std::fmt;
+use std::sync::Arc;
 
 use coffer_evidence::{Family, UnixTime};
 use ring::rand::{SecureRandom, SystemRandom};
@@ -9,13 +10,20 @@ use rsa::pkcs8::EncodePrivateKey;
 use rsa::rand_core::{TryCryptoRng, TryRng, UnwrapErr};
 use zeroize::Zeroizing;
 
-use crate::x509::{Template, ca_extensions, rsa_public_key};
+use crate::x509::{ORGANISATION, Template, ca_extensions, rsa_public_key};
 
 /// AMD's ARKs and ASKs are RSA keys of this many bits.
 const RSA_BITS: usize = 4096;
 
 /// Seconds AMD's ARKs and ASKs live: 25 years.
-const CA_LIFETIME: u64 = 25 * 365 * 86_400;
+pub(crate) const CA_LIFETIME: u64 = 25 * 365 * 86_400;
+
+/// Serial numbers, in the manner of AMD's Genoa.
+pub(crate) const ARK_SERIAL: u32 = 0x02_0000;
+/// Of the intermediate for VCEKs.
+pub const ASK_SERIAL: u32 = 0x02_0002;
+/// Of the intermediate for VLEKs.
+pub const ASVK_SERIAL: u32 = 0x02_0101;
 
 /// How far back a new certificate is valid: clocks of guests and verifiers differ.
 pub(crate) const BACKDATED: u64 = 86_400;
@@ -25,7 +33,7 @@ pub(crate) const BACKDATED: u64 = 86_400;
 #[non_exhaustive]
 pub enum KeyError {
     /// RSA key generation failed.
-    #[error("cannot generate an RSA key of {RSA_BITS} bits")]
+    #[error("cannot generate an RSA key")]
     Generate(#[source] rsa::Error),
     /// A generated key has no PKCS #8 form.
     #[error("cannot encode an RSA key")]
@@ -50,7 +58,42 @@ pub enum KeyError {
 pub struct Authority {
     common_name: String,
     certificate: Vec<u8>,
-    key: KeyPair,
+    key: Arc<KeyPair>,
+}
+
+/// What an authority's certificate is to say. [`AuthoritySpec::named`] is what AMD would say; tests change one thing.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct AuthoritySpec {
+    /// Common name, for example `SEV-VLEK-Genoa`.
+    pub common_name: String,
+    /// Organisation in its name.
+    pub organisation: String,
+    /// Serial number.
+    pub serial: u32,
+    /// First second of validity.
+    pub not_before: UnixTime,
+    /// Last second of validity.
+    pub not_after: UnixTime,
+    /// Whether it may sign certificates.
+    pub signs_certificates: bool,
+    /// Whether it may sign revocation lists. Only AMD's roots may.
+    pub signs_crls: bool,
+}
+
+impl AuthoritySpec {
+    /// The certificate of an intermediate of this name, made at `now`.
+    #[must_use]
+    pub fn named(common_name: &str, serial: u32, now: UnixTime) -> Self {
+        Self {
+            common_name: common_name.to_owned(),
+            organisation: ORGANISATION.to_owned(),
+            serial,
+            not_before: UnixTime(now.0.saturating_sub(BACKDATED)),
+            not_after: UnixTime(now.0.saturating_add(CA_LIFETIME)),
+            signs_certificates: true,
+            signs_crls: false,
+        }
+    }
 }
 
 impl Authority {
@@ -64,6 +107,36 @@ impl Authority {
     #[must_use]
     pub fn common_name(&self) -> &str {
         &self.common_name
+    }
+
+    /// Makes a key of this many bits and certifies it.
+    ///
+    /// # Errors
+    /// See [`KeyError`].
+    pub fn certify_new(&self, spec: &AuthoritySpec, bits: usize) -> Result<Self, KeyError> {
+        Self::issue(spec, Arc::new(load(&rsa_key(bits)?)?), &self.common_name, &self.key)
+    }
+
+    /// Certifies another authority's key once more, so that its certificate says something else.
+    ///
+    /// # Errors
+    /// See [`KeyError`].
+    pub fn certify(&self, other: &Self, spec: &AuthoritySpec) -> Result<Self, KeyError> {
+        Self::issue(spec, Arc::clone(&other.key), &self.common_name, &self.key)
+    }
+
+    fn issue(spec: &AuthoritySpec, key: Arc<KeyPair>, issuer: &str, by: &KeyPair) -> Result<Self, KeyError> {
+        let template = Template {
+            serial: spec.serial,
+            issuer,
+            subject: &spec.common_name,
+            organisation: &spec.organisation,
+            not_before: spec.not_before,
+            not_after: spec.not_after,
+            public_key: rsa_public_key(key.public().as_ref()),
+            extensions: if spec.signs_certificates { ca_extensions(spec.signs_crls) } else { Vec::new() },
+        };
+        Ok(Self { common_name: spec.common_name.clone(), certificate: template.sign(by)?, key })
     }
 
     pub(crate) fn key(&self) -> &KeyPair {
@@ -95,35 +168,33 @@ impl Hierarchy {
     /// See [`KeyError`].
     pub fn generate(family: Family, now: UnixTime) -> Result<Self, KeyError> {
         let (ark_key, ask_key) = std::thread::scope(|scope| {
-            let other = scope.spawn(rsa_key);
-            let ask = rsa_key();
+            let other = scope.spawn(|| rsa_key(RSA_BITS));
+            let ask = rsa_key(RSA_BITS);
             // A panic in the thread is a panic here.
             (other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), ask)
         });
-        let (ark_key, ask_key) = (load(&ark_key?)?, load(&ask_key?)?);
-        let (ark_name, ask_name) = (format!("ARK-{}", family.amd_name()), format!("SEV-{}", family.amd_name()));
-        let certificate = |serial, subject: &str, key: &KeyPair| {
-            let template = Template {
-                serial,
-                issuer: &ark_name,
-                subject,
-                not_before: UnixTime(now.0.saturating_sub(BACKDATED)),
-                not_after: UnixTime(now.0.saturating_add(CA_LIFETIME)),
-                public_key: rsa_public_key(key.public().as_ref()),
-                extensions: ca_extensions(),
-            };
-            template.sign(&ark_key)
-        };
-        let (ark_certificate, ask_certificate) = (certificate(1, &ark_name, &ark_key)?, certificate(2, &ask_name, &ask_key)?);
-        let ark = Authority { common_name: ark_name, certificate: ark_certificate, key: ark_key };
-        let ask = Authority { common_name: ask_name, certificate: ask_certificate, key: ask_key };
+        let (ark_key, ask_key) = (Arc::new(load(&ark_key?)?), Arc::new(load(&ask_key?)?));
+        let ark_name = format!("ARK-{}", family.amd_name());
+        let root = AuthoritySpec { signs_crls: true, ..AuthoritySpec::named(&ark_name, ARK_SERIAL, now) };
+        let ark = Authority::issue(&root, Arc::clone(&ark_key), &ark_name, &ark_key)?;
+        let spec = AuthoritySpec::named(&format!("SEV-{}", family.amd_name()), ASK_SERIAL, now);
+        let ask = Authority::issue(&spec, ask_key, &ark_name, &ark_key)?;
         Ok(Self { family, ark, ask })
+    }
+
+    /// Makes the intermediate that signs VLEKs, and its key. Takes about a second.
+    ///
+    /// # Errors
+    /// See [`KeyError`].
+    pub fn asvk(&self, now: UnixTime) -> Result<Authority, KeyError> {
+        let spec = AuthoritySpec::named(&format!("SEV-VLEK-{}", self.family.amd_name()), ASVK_SERIAL, now);
+        self.ark.certify_new(&spec, RSA_BITS)
     }
 }
 
-fn rsa_key() -> Result<Zeroizing<Vec<u8>>, KeyError> {
+fn rsa_key(bits: usize) -> Result<Zeroizing<Vec<u8>>, KeyError> {
     let mut random = UnwrapErr(SystemRng(SystemRandom::new()));
-    let key = rsa::RsaPrivateKey::new(&mut random, RSA_BITS).map_err(KeyError::Generate)?;
+    let key = rsa::RsaPrivateKey::new(&mut random, bits).map_err(KeyError::Generate)?;
     let document = key.to_pkcs8_der().map_err(KeyError::Encode)?;
     Ok(document.to_bytes())
 }

@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 
 use crate::asp::Guest;
 use crate::authority::KeyError;
+use crate::identity::{IdError, IdPair, Identity};
 
 /// The files and words QEMU gets.
 #[derive(Clone, Debug)]
@@ -69,6 +70,9 @@ pub enum LaunchError {
         /// The policy.
         got: GuestPolicy,
     },
+    /// SNP_LAUNCH_FINISH would fail.
+    #[error("ID block refused")]
+    Id(#[from] IdError),
     /// No REPORT_ID.
     #[error(transparent)]
     Key(#[from] KeyError),
@@ -113,12 +117,14 @@ impl Launch {
     /// SNP_LAUNCH_START and SNP_LAUNCH_FINISH: from here on it is a guest with a REPORT_ID of its own.
     ///
     /// # Errors
-    /// [`LaunchError::Policy`] for a policy firmware refuses (AMD 56860, table "Guest Policy Structure"), or [`LaunchError::Key`].
-    pub fn start(&self, host_data: HostData, policy: GuestPolicy) -> Result<Guest, LaunchError> {
+    /// [`LaunchError::Policy`] for a policy firmware refuses (AMD 56860, table "Guest Policy Structure"), [`LaunchError::Id`] for an
+    /// ID block it refuses, or [`LaunchError::Key`].
+    pub fn start(&self, host_data: HostData, policy: GuestPolicy, id: Option<&IdPair>) -> Result<Guest, LaunchError> {
         if policy.0 >> 17 & 1 == 0 || policy.0 >> 26 != 0 {
             return Err(LaunchError::Policy { got: policy });
         }
-        Ok(Guest::launch(self.launch_digest, host_data, policy)?)
+        let identity = id.map(|pair| Identity::check(pair, self.launch_digest, policy)).transpose()?.unwrap_or_default();
+        Ok(Guest { identity, ..Guest::launch(self.launch_digest, host_data, policy)? })
     }
 }
 

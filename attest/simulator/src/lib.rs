@@ -10,7 +10,9 @@
 
 mod asp;
 mod authority;
+mod crl;
 mod der;
+mod identity;
 mod launch;
 mod platform;
 mod port;
@@ -19,7 +21,9 @@ mod vcek;
 mod x509;
 
 pub use asp::{Asp, Guest};
-pub use authority::{Authority, Hierarchy, KeyError};
+pub use authority::{ASK_SERIAL, ASVK_SERIAL, Authority, AuthoritySpec, Hierarchy, KeyError};
+pub use crl::CrlSpec;
+pub use identity::{IdError, IdPair, Identity};
 pub use launch::{Launch, LaunchError, LaunchFiles};
 pub use platform::Platform;
 pub use port::{REQUEST_LEN, Request, Status, reply, serve};

@@ -4,7 +4,7 @@
 #![forbid(unsafe_code)]
 
 use std::fs;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -14,8 +14,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use coffer_evidence::{Family, GuestPolicy, HostData, UnixTime};
-use coffer_measure::CpuModel;
-use coffer_simulator::{Launch, LaunchFiles, ark_digest, init, load, serve};
+use coffer_measure::{CpuModel, IdAuth, IdBlock};
+use coffer_simulator::{IdPair, Launch, LaunchFiles, ark_digest, init, load, serve};
 
 /// A software AMD secure processor, for machines without SEV-SNP. It protects nothing.
 #[derive(Parser)]
@@ -76,6 +76,15 @@ struct Run {
     /// Guest policy
     #[arg(long, default_value = "0x30000", value_parser = number)]
     policy: u64,
+    /// ID block, 96 bytes: the launch fails unless it measures to this
+    #[arg(long, value_name = "FILE", requires = "id_auth")]
+    id_block: Option<PathBuf>,
+    /// ID authentication information, 4096 bytes: who signed the ID block
+    #[arg(long, value_name = "FILE", requires = "id_block")]
+    id_auth: Option<PathBuf>,
+    /// Check the author key of the ID authentication information and report it
+    #[arg(long, requires = "id_block")]
+    author_key_enabled: bool,
 }
 
 fn main() -> ExitCode {
@@ -113,7 +122,8 @@ fn launch(run: &Run) -> Result<()> {
         guest_features: run.guest_features,
     };
     let launch = Launch::measure(&files).context("cannot launch")?;
-    let guest = launch.start(run.host_data, GuestPolicy(run.policy)).context("cannot launch")?;
+    let pair = id_pair(run)?;
+    let guest = launch.start(run.host_data, GuestPolicy(run.policy), pair.as_ref()).context("cannot launch")?;
     launch.write_hash_table(&run.run_dir).context("cannot launch")?;
     let socket = run.run_dir.join("asp.sock");
     let listener = listen(&socket).with_context(|| format!("cannot listen on {}", socket.display()))?;
@@ -127,6 +137,20 @@ fn launch(run: &Run) -> Result<()> {
     let answered = served.context("connection to QEMU failed")?;
     eprintln!("coffer-simulator: {answered} requests answered");
     Ok(())
+}
+
+/// The two files, if they are given.
+fn id_pair(run: &Run) -> Result<Option<IdPair>> {
+    let (Some(block), Some(auth)) = (&run.id_block, &run.id_auth) else { return Ok(None) };
+    // One byte more than there may be: a longer file is seen to be longer, and a device without an end is not read to it.
+    let read = |path: &Path, most: usize| -> Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        let file = fs::File::open(path).and_then(|file| file.take(most as u64 + 1).read_to_end(&mut bytes));
+        file.with_context(|| format!("cannot read {}", path.display()))?;
+        Ok(bytes)
+    };
+    let (block, auth) = (read(block, IdBlock::LEN)?, read(auth, IdAuth::LEN)?);
+    Ok(Some(IdPair { block, auth, author_key_enabled: run.author_key_enabled }))
 }
 
 /// Binds the socket, taking the place of one an earlier run left behind; never of another kind of file.

@@ -3,6 +3,7 @@
 //! | file | contents |
 //! |---|---|
 //! | `ark.pem`, `ask.pem`, `vcek.pem` | certificates; `ark.pem` is what a verifier is set up with |
+//! | `crl.der` | the root's revocation list, which revokes nothing and stays current for as long as the root |
 //! | `vcek.key` | the private key that signs reports, PKCS #8 PEM, mode 0600 |
 //! | `state.json` | version, family, chip id, TCB |
 //!
@@ -20,7 +21,8 @@ use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use crate::asp::Asp;
-use crate::authority::{Hierarchy, KeyError};
+use crate::authority::{CA_LIFETIME, Hierarchy, KeyError};
+use crate::crl::CrlSpec;
 use crate::platform::Platform;
 use crate::vcek::Vcek;
 
@@ -104,12 +106,15 @@ pub fn init(dir: &Path, family: Family, now: UnixTime) -> Result<Asp, StateError
     }
     let hierarchy = Hierarchy::generate(family, now)?;
     let asp = Asp::new(&hierarchy, now)?;
+    // The root's key is not kept, so this list cannot be renewed.
+    let crl = hierarchy.ark.revocation_list(&CrlSpec::empty(1, now, UnixTime(now.0.saturating_add(CA_LIFETIME))))?;
     let beside = dir.with_extension(format!("partial-{}", std::process::id()));
     let write = || -> Result<(), StateError> {
         DirBuilder::new().recursive(true).mode(0o700).create(&beside).map_err(|source| file_error(&beside, source))?;
         for (name, der) in [("ark.pem", asp.ark()), ("ask.pem", asp.ask()), ("vcek.pem", asp.vcek().certificate())] {
             write_new(&beside.join(name), &pem("CERTIFICATE", der), 0o644)?;
         }
+        write_new(&beside.join("crl.der"), &crl, 0o644)?;
         write_new(&beside.join("vcek.key"), &pem("PRIVATE KEY", asp.vcek().expose_pkcs8()), 0o600)?;
         let Platform { chip_id, tcb, .. } = *asp.platform();
         let state = State { v: VERSION, family, chip_id, tcb };
@@ -176,9 +181,9 @@ fn pem(label: &str, der: &[u8]) -> Zeroizing<String> {
     Zeroizing::new(text)
 }
 
-fn write_new(path: &Path, text: &str, mode: u32) -> Result<(), StateError> {
+fn write_new(path: &Path, contents: impl AsRef<[u8]>, mode: u32) -> Result<(), StateError> {
     let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path);
-    file.and_then(|mut file| file.write_all(text.as_bytes())).map_err(|source| file_error(path, source))
+    file.and_then(|mut file| file.write_all(contents.as_ref())).map_err(|source| file_error(path, source))
 }
 
 fn file_error(path: &Path, source: io::Error) -> StateError {

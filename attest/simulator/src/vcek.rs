@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use coffer_evidence::{AMD_ARC, Family, TcbVersion, UnixTime};
+use coffer_evidence::{AMD_ARC, Family, TcbVersion, UnixTime, VekKind};
 use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
 use zeroize::Zeroizing;
@@ -10,10 +10,13 @@ use zeroize::Zeroizing;
 use crate::authority::{Authority, BACKDATED, KeyError};
 use crate::der::{ia5_string, integer};
 use crate::platform::Platform;
-use crate::x509::{Template, extension, p384_public_key};
+use crate::x509::{ORGANISATION, Template, extension, p384_public_key};
 
 /// Seconds AMD's VCEKs live: 7 years.
 const VCEK_LIFETIME: u64 = 7 * 365 * 86_400;
+
+/// Seconds AMD's VLEKs live: 1 year.
+const VLEK_LIFETIME: u64 = 365 * 86_400;
 
 /// What a VCEK certificate is to say. [`VcekSpec::of`] is what AMD would say; tests change one thing.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -30,6 +33,12 @@ pub struct VcekSpec {
     pub not_before: UnixTime,
     /// Last second of validity.
     pub not_after: UnixTime,
+    /// The cloud provider, in a VLEK.
+    pub csp_id: Option<String>,
+    /// Organisation in its name.
+    pub organisation: String,
+    /// Extensions beyond AMD's: OID (content bytes), critical, value.
+    pub extra: Vec<(Vec<u8>, bool, Vec<u8>)>,
 }
 
 impl VcekSpec {
@@ -48,6 +57,22 @@ impl VcekSpec {
             hwid: platform.hwid().to_vec(),
             not_before: UnixTime(now.0.saturating_sub(BACKDATED)),
             not_after: UnixTime(now.0.saturating_add(VCEK_LIFETIME)),
+            csp_id: None,
+            organisation: ORGANISATION.into(),
+            extra: Vec::new(),
+        }
+    }
+
+    /// The certificate of a VLEK for this cloud provider, made at `now`: it names no chip and lives for a year.
+    #[must_use]
+    pub fn vlek_of(platform: &Platform, csp_id: &str, now: UnixTime) -> Self {
+        Self {
+            common_name: VekKind::Vlek.common_name().into(),
+            product: platform.family.amd_name().into(),
+            hwid: Vec::new(),
+            not_after: UnixTime(now.0.saturating_add(VLEK_LIFETIME)),
+            csp_id: Some(csp_id.into()),
+            ..Self::of(platform, now)
         }
     }
 
@@ -64,12 +89,15 @@ impl VcekSpec {
             // Raw bytes, no DER inside: that is how AMD's are.
             extensions.push(amd(&[4], &self.hwid));
         }
+        extensions.extend(self.csp_id.iter().map(|csp_id| amd(&[5], &ia5_string(csp_id))));
+        extensions.extend(self.extra.iter().map(|(oid, critical, value)| extension(oid, *critical, value)));
         extensions
     }
 }
 
-/// A P-384 key and its certificate.
+/// A P-384 key and its certificate: a VCEK, or a VLEK where the certificate says so.
 pub struct Vcek {
+    kind: VekKind,
     certificate: Vec<u8>,
     key: EcdsaKeyPair,
     pkcs8: Zeroizing<Vec<u8>>,
@@ -88,18 +116,26 @@ impl Vcek {
             serial: 0,
             issuer: issuer.common_name(),
             subject: &spec.common_name,
+            organisation: &spec.organisation,
             not_before: spec.not_before,
             not_after: spec.not_after,
             public_key: p384_public_key(key.public_key().as_ref()),
             extensions: spec.extensions(),
         };
         let certificate = template.sign(issuer.key())?;
-        Ok(Self { certificate, key, pkcs8 })
+        let kind = if spec.common_name == VekKind::Vlek.common_name() { VekKind::Vlek } else { VekKind::Vcek };
+        Ok(Self { kind, certificate, key, pkcs8 })
     }
 
-    /// Takes up a key that was made before.
+    /// Takes up a VCEK that was made before.
     pub(crate) fn from_parts(certificate: Vec<u8>, pkcs8: Zeroizing<Vec<u8>>) -> Result<Self, KeyError> {
-        Ok(Self { certificate, key: load(&pkcs8)?, pkcs8 })
+        Ok(Self { kind: VekKind::Vcek, certificate, key: load(&pkcs8)?, pkcs8 })
+    }
+
+    /// What kind of key it is.
+    #[must_use]
+    pub fn kind(&self) -> VekKind {
+        self.kind
     }
 
     /// DER of its certificate.

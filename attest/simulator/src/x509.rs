@@ -12,13 +12,14 @@ use crate::der::{bit_string, context, element, integer, null, octet_string, oid,
 const PKCS1: [u8; 8] = [0x2A, 0x86, 0x48, 0x86, 0xF7, 0x0D, 1, 1];
 
 /// What names these certificates apart from AMD's.
-const ORGANISATION: &str = "Coffer simulator";
+pub(crate) const ORGANISATION: &str = "Coffer simulator";
 
 /// A certificate to be signed.
 pub(crate) struct Template<'a> {
     pub(crate) serial: u32,
     pub(crate) issuer: &'a str,
     pub(crate) subject: &'a str,
+    pub(crate) organisation: &'a str,
     pub(crate) not_before: UnixTime,
     pub(crate) not_after: UnixTime,
     pub(crate) public_key: Vec<u8>,
@@ -34,26 +35,31 @@ impl Template<'_> {
             &context(0, &integer(2)),
             &integer(self.serial),
             &algorithm,
-            &name(self.issuer),
+            &name(self.issuer, ORGANISATION),
             &sequence(&[&time(self.not_before), &time(self.not_after)]),
-            &name(self.subject),
+            &name(self.subject, self.organisation),
             &self.public_key,
             &context(3, &sequence(&extensions)),
         ]);
-        let mut signature = vec![0; key.public().modulus_len()];
-        key.sign(&RSA_PSS_SHA384, &SystemRandom::new(), &tbs, &mut signature).map_err(|_| KeyError::Sign)?;
-        Ok(sequence(&[&tbs, &algorithm, &bit_string(&signature)]))
+        signed(&tbs, key)
     }
 }
 
-/// A name like AMD's, of another organisation.
-fn name(common_name: &str) -> Vec<u8> {
-    let part = |oid_end, text| set(&[&sequence(&[&oid(&[0x55, 0x04, oid_end]), &utf8_string(text)])]);
-    let (organisation, organisational_unit, cn) = (10, 11, 3);
-    sequence(&[&part(organisational_unit, "Not AMD hardware"), &part(organisation, ORGANISATION), &part(cn, common_name)])
+/// What is signed, how, and the signature: the outer form of certificates and revocation lists.
+pub(crate) fn signed(tbs: &[u8], key: &KeyPair) -> Result<Vec<u8>, KeyError> {
+    let mut signature = vec![0; key.public().modulus_len()];
+    key.sign(&RSA_PSS_SHA384, &SystemRandom::new(), tbs, &mut signature).map_err(|_| KeyError::Sign)?;
+    Ok(sequence(&[tbs, &rsa_pss_sha384(), &bit_string(&signature)]))
 }
 
-fn rsa_pss_sha384() -> Vec<u8> {
+/// A name like AMD's, of another organisation.
+pub(crate) fn name(common_name: &str, in_organisation: &str) -> Vec<u8> {
+    let part = |oid_end, text| set(&[&sequence(&[&oid(&[0x55, 0x04, oid_end]), &utf8_string(text)])]);
+    let (organisation, organisational_unit, cn) = (10, 11, 3);
+    sequence(&[&part(organisational_unit, "Not AMD hardware"), &part(organisation, in_organisation), &part(cn, common_name)])
+}
+
+pub(crate) fn rsa_pss_sha384() -> Vec<u8> {
     let pkcs1 = |last| oid(&[&PKCS1[..], &[last]].concat());
     let sha384 = sequence(&[&oid(&[0x60, 0x86, 0x48, 0x01, 0x65, 3, 4, 2, 2]), &null()]);
     let parameters = sequence(&[
@@ -84,9 +90,9 @@ pub(crate) fn extension(oid_content: &[u8], critical: bool, value: &[u8]) -> Vec
 }
 
 /// basicConstraints and keyUsage of a certificate that may sign others: both critical, as AMD's are.
-pub(crate) fn ca_extensions() -> Vec<Vec<u8>> {
+pub(crate) fn ca_extensions(signs_crls: bool) -> Vec<Vec<u8>> {
     let is_ca = sequence(&[&element(0x01, &[0xFF])]);
-    // keyCertSign and cRLSign: bits 5 and 6 of 7.
-    let usage = element(0x03, &[1, 0x06]);
+    // keyCertSign is bit 5, cRLSign bit 6.
+    let usage = if signs_crls { element(0x03, &[1, 0x06]) } else { element(0x03, &[2, 0x04]) };
     vec![extension(&[0x55, 0x1D, 0x0F], true, &usage), extension(&[0x55, 0x1D, 0x13], true, &is_ca)]
 }
