@@ -165,6 +165,21 @@ pub struct NotListed {
     allowed: Vec<Value>,
 }
 
+impl NotListed {
+    /// The list, for `explain`.
+    #[must_use]
+    pub fn expected(&self) -> String {
+        let allowed: Vec<_> = self.allowed.iter().map(ToString::to_string).collect();
+        format!("{} one of {}", self.name, allowed.join(", "))
+    }
+
+    /// The report's value.
+    #[must_use]
+    pub fn got(&self) -> String {
+        self.got.to_string()
+    }
+}
+
 impl TryFrom<BTreeMap<ExactName, Vec<Value>>> for ExactValues {
     type Error = ExactError;
 

@@ -185,6 +185,16 @@ pub enum Reject {
         /// When it expires, unix seconds.
         exp: u64,
     },
+    /// A bearer token that lives too long, or is for nothing.
+    #[error("bearer token lives from {iat} to {exp} for {scopes} scopes, expected 1 to {} seconds and at least one scope", crate::bearer::MAX_BEARER_SECONDS)]
+    BearerLifetime {
+        /// When it was issued, unix seconds.
+        iat: u64,
+        /// When it expires, unix seconds.
+        exp: u64,
+        /// How many scopes it has.
+        scopes: usize,
+    },
     /// An admin call's signature is over another request.
     #[error("signature is for `{signed}`, the request is `{got}`")]
     OtherCall {

@@ -7,6 +7,7 @@
 
 pub mod admin;
 mod audit_head;
+pub mod bearer;
 mod check;
 mod claims;
 mod compact;
