@@ -19,6 +19,8 @@ pub enum ErrorKind {
     AdminAuthAccess,
     /// Evidence was refused.
     AttestationError,
+    /// What came is not HTTP as this side reads it.
+    HttpFailed,
     /// No such path.
     InvalidRequestPath,
     /// A resource could not be sealed.
@@ -44,6 +46,7 @@ impl ErrorKind {
         match self {
             Self::AdminAuthAccess => "AdminAuthAccess",
             Self::AttestationError => "AttestationError",
+            Self::HttpFailed => "HTTPFailed",
             Self::InvalidRequestPath => "InvalidRequestPath",
             Self::JweError => "JweError",
             Self::PluginNotFound => "PluginNotFound",
