@@ -190,9 +190,13 @@ fn run_measures_the_files_and_its_evidence_verifies() {
     let platform = load(&state).unwrap().platform().clone();
     let values = ReferenceValues::with_floors(&[(Family::Genoa, platform.tcb)].into());
     let (revoked, collateral) = (Revoked::default(), Collateral::new());
-    let report_data = ReportData::new(report_data);
-    let expected =
-        Expected { report_data, reference_values: Some(&values), enrolled: Some(&enrolled), revoked: &revoked, collateral: &collateral };
+    let expected = Expected {
+        report_data: ReportData::new(report_data),
+        reference_values: Some(&values),
+        enrolled: Some(&enrolled),
+        revoked: &revoked,
+        collateral: &collateral,
+    };
     let roots = Roots::simulated(&fs::read(state.join("ark.pem")).unwrap()).unwrap();
     let claims = verify(&evidence, &expected, &roots, now()).unwrap();
     assert_eq!(claims.chip_id, platform.chip_id);

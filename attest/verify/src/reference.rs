@@ -115,7 +115,7 @@ pub struct FamilyValues {
     /// The oldest TCB: every component of the reported, committed, current and launch TCB must be at least this. `fmc` is Turin's.
     pub tcb_floor: TcbVersion,
     /// The oldest SNP firmware, current and committed. Default none: the floor's `snp` component already says it coarsely.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "strict_firmware")]
     pub minimum_firmware: Option<FirmwareVersion>,
     /// Bits that LAUNCH_MIT_VECTOR must have. A report before version 5 has none of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -134,6 +134,19 @@ impl FamilyValues {
     pub const fn with_floor(tcb_floor: TcbVersion) -> Self {
         Self { tcb_floor, minimum_firmware: None, launch_mitigations: None, current_mitigations: None, risk_accepted: None }
     }
+}
+
+/// A [`FirmwareVersion`] and nothing else: the type itself passes over what it does not know, as evidence needs.
+fn strict_firmware<'de, D: Deserializer<'de>>(d: D) -> Result<Option<FirmwareVersion>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Firmware {
+        major: u8,
+        minor: u8,
+        build: u8,
+    }
+    let firmware = Option::<Firmware>::deserialize(d)?;
+    Ok(firmware.map(|Firmware { major, minor, build }| FirmwareVersion { major, minor, build }))
 }
 
 /// What a bit must be.
