@@ -32,11 +32,13 @@ pub enum ServiceError {
     /// The connection broke, or what came over it is no HTTP.
     #[error(transparent)]
     Http(#[from] HttpError),
-    /// The service is overloaded or broken, in its own words.
-    #[error("HTTP status {status}")]
+    /// The service is overloaded or broken, or still fetches what it needs to judge this evidence.
+    #[error("HTTP status {status}{because}")]
     Unwell {
         /// 429 or 5xx.
         status: u16,
+        /// `: <code> (<id>)`, if it says one.
+        because: String,
     },
     /// The service says no.
     #[error("refused: {code} ({id})")]
@@ -128,11 +130,13 @@ fn accept(response: Response) -> Result<Vec<u8>, ServiceError> {
     if status == 200 {
         return Ok(response.body);
     }
-    if status == 429 || status >= 500 {
-        return Err(ServiceError::Unwell { status });
-    }
     let information = ErrorInformation::parse(&response.body).ok();
-    match information.as_ref().and_then(ErrorInformation::refusal) {
+    let refusal = information.as_ref().and_then(ErrorInformation::refusal);
+    if status == 429 || status >= 500 {
+        let because = refusal.map(|refusal| format!(": {} ({})", refusal.code(), refusal.id())).unwrap_or_default();
+        return Err(ServiceError::Unwell { status, because });
+    }
+    match refusal {
         Some(refusal) => Err(ServiceError::Refused { code: refusal.code().to_owned(), id: refusal.id().to_owned() }),
         None => {
             let detail = information.map(|information| information.detail.chars().take(200).collect()).unwrap_or_default();
@@ -200,7 +204,10 @@ mod tests {
         assert!(matches!(accept(response(403, words)), Err(ServiceError::RefusedInWords { status: 403, .. })));
         assert!(matches!(accept(response(404, "<html>")), Err(ServiceError::RefusedInWords { status: 404, .. })));
         for status in [429, 500, 503] {
-            assert!(accept(response(status, "")).expect_err("unwell").is_passing());
+            let error = accept(response(status, "<html>")).expect_err("unwell");
+            assert!(error.is_passing() && error.to_string() == format!("HTTP status {status}"), "{error}");
+            let error = accept(response(status, &refusal.replace("host_data", "collateral_pending"))).expect_err("unwell");
+            assert!(error.is_passing() && error.to_string() == format!("HTTP status {status}: collateral_pending (ab-1)"), "{error}");
         }
         assert_eq!(accept(response(200, "x")).expect("fine"), b"x");
     }

@@ -201,6 +201,32 @@ fn an_ill_service_is_asked_again() {
     assert_eq!(service.paths()[..3], ["/kbs/v0/auth", "/kbs/v0/auth", "/kbs/v0/auth"]);
 }
 
+/// A service that lacks this chip's certificate says so at once, and is asked again with a new challenge while it fetches.
+#[test]
+fn a_service_that_fetches_a_certificate_is_asked_again_and_named_where_it_takes_too_long() {
+    let authority = authority();
+    let mut say = genuine(SECRET.to_vec());
+    let mut pending = 2;
+    let service = Service::start(&authority, move |path, body| match path {
+        "/kbs/v0/attest" if pending > 0 => {
+            pending -= 1;
+            refusal(503, "collateral_pending")
+        }
+        _ => say(path, body),
+    });
+    assert_eq!(run(&site(&authority, &[&service.url], 30)).expect("released").root.expose(), &SECRET);
+    let round = ["/kbs/v0/auth", "/kbs/v0/attest"];
+    assert_eq!(service.paths()[..6], [round, round, round].concat(), "each round has a challenge of its own");
+
+    let mut say = genuine(SECRET.to_vec());
+    let never = Service::start(&authority, move |path, body| match path {
+        "/kbs/v0/attest" => refusal(503, "collateral_pending"),
+        _ => say(path, body),
+    });
+    let text = failure(&site(&authority, &[&never.url], 1));
+    assert!(text.contains("HTTP status 503: collateral_pending (id-1)"), "{text}");
+}
+
 #[test]
 fn the_second_url_serves_when_the_first_is_down() {
     let authority = authority();
