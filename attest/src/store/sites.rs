@@ -3,7 +3,7 @@
 use std::fmt;
 
 use coffer_evidence::HostData;
-use coffer_manifest::{Enrollment, EnrollmentFile, ProjectName, ResourcePath, RootOfTrust, SecretName, SiteName, decode, encode};
+use coffer_manifest::{Enrollment, EnrollmentFile, MAX_OVERLAP_SECONDS, ProjectName, ResourcePath, RootOfTrust, SecretName, SiteName, decode, encode};
 use coffer_token::{MAX_LIFETIME_SECONDS, Revocation, RevocationKind};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::Serialize;
@@ -24,17 +24,21 @@ CREATE TABLE sites (
   record        BLOB NOT NULL,
   enrolled_at   INTEGER NOT NULL,
   enrolled_by   TEXT NOT NULL,
+  overlap_until INTEGER,
   revoked_at    INTEGER,
   revoked_by    TEXT,
   revoked_why   TEXT
 ) STRICT;
-CREATE UNIQUE INDEX one_active_config_per_site ON sites (project, site) WHERE revoked_at IS NULL;
+CREATE UNIQUE INDEX one_active_config_per_site ON sites (project, site) WHERE revoked_at IS NULL AND overlap_until IS NULL;
+CREATE INDEX overlaps ON sites (overlap_until) WHERE revoked_at IS NULL AND overlap_until IS NOT NULL;
 CREATE TRIGGER tombstones_stay BEFORE DELETE ON sites
   BEGIN SELECT RAISE(ABORT, 'sites are never deleted'); END;
 CREATE TRIGGER revocation_stays BEFORE UPDATE ON sites WHEN OLD.revoked_at IS NOT NULL
   BEGIN SELECT RAISE(ABORT, 'a revoked site never changes'); END;
 CREATE TRIGGER records_stay BEFORE UPDATE OF host_data, project, site, root_of_trust, record ON sites
   BEGIN SELECT RAISE(ABORT, 'an enrollment never changes'); END;
+CREATE TRIGGER overlaps_stay BEFORE UPDATE OF overlap_until ON sites WHEN OLD.overlap_until IS NOT NULL
+  BEGIN SELECT RAISE(ABORT, 'an overlap is set once'); END;
 CREATE TABLE secrets (
   path      TEXT NOT NULL,
   version   INTEGER NOT NULL,
@@ -183,6 +187,11 @@ pub enum RevokeError {
 pub enum Standing {
     /// May attest.
     Active,
+    /// Has a successor, and may attest beside it until the overlap is over.
+    Superseded {
+        /// Unix seconds.
+        overlap_until: u64,
+    },
     /// May not, for good.
     Revoked {
         /// Unix seconds.
@@ -194,6 +203,18 @@ pub enum Standing {
     },
 }
 
+impl Standing {
+    /// Whether the record may attest at `now`, Unix seconds.
+    #[must_use]
+    pub const fn counts(&self, now: u64) -> bool {
+        match self {
+            Self::Active => true,
+            Self::Superseded { overlap_until } => now < *overlap_until,
+            Self::Revoked { .. } => false,
+        }
+    }
+}
+
 /// A row: the record and its history.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Site {
@@ -203,7 +224,7 @@ pub struct Site {
     pub enrolled_at: u64,
     /// The admin.
     pub enrolled_by: String,
-    /// Active or revoked.
+    /// Whether it still counts.
     #[serde(flatten)]
     pub standing: Standing,
 }
@@ -226,7 +247,7 @@ impl fmt::Debug for SecretState {
 }
 
 impl Store {
-    /// Enrolls a site and revokes the config it supersedes, in one transaction.
+    /// Enrolls a site and revokes the config it supersedes, or begins their overlap, in one transaction.
     ///
     /// # Errors
     /// See [`EnrollError`].
@@ -234,9 +255,13 @@ impl Store {
         let record = &file.record;
         check_record(record, self.root_of_trust, accept_aml_risk)?;
         let tx = self.db.transaction()?;
-        check_place(&tx, record)?;
-        if let Some(old) = record.supersedes {
-            close(&tx, self.root_of_trust, record, old, by, &format!("superseded by {}", record.host_data), now)?;
+        let place = check_place(&tx, record)?;
+        match (place, record.supersedes, record.overlap_seconds) {
+            (Place::AfterKnown, Some(old), Some(seconds)) => begin_overlap(&tx, old, now.saturating_add(seconds.into()))?,
+            (Place::AfterKnown, Some(old), None) => {
+                close(&tx, self.root_of_trust, record, old, by, &format!("superseded by {}", record.host_data), now)?;
+            }
+            _ => {}
         }
         tx.execute(
             "INSERT INTO sites (host_data, project, site, root_of_trust, record, enrolled_at, enrolled_by)
@@ -265,11 +290,12 @@ impl Store {
             put(SecretName::Kit, kit.expose())?;
         }
         let detail = format!(
-            "launch_digests={} site_svn={} base_svn={} aml={} accept_aml_risk={accept_aml_risk}",
+            "launch_digests={} site_svn={} base_svn={} aml={} accept_aml_risk={accept_aml_risk}{}",
             record.launch_digests.len(),
             record.site_svn,
             record.base_svn,
-            record.open_risks.aml
+            record.open_risks.aml,
+            succession(place, record)
         );
         append(&tx, self.root_of_trust, Entry::new(now, Event::Enroll, by, "ok", detail, subject(record)))?;
         tx.commit()?;
@@ -305,7 +331,8 @@ impl Store {
         history(&self.db, project, site)
     }
 
-    /// Revokes a site's active config and destroys its sealed secrets; the record stays.
+    /// Revokes every config of a site that still counts, or the one asked for, and destroys their sealed secrets; the records stay.
+    /// Gives the newest of them.
     ///
     /// # Errors
     /// See [`RevokeError`].
@@ -320,18 +347,52 @@ impl Store {
     ) -> Result<HostData, RevokeError> {
         check_reason(why)?;
         let tx = self.db.transaction().map_err(StoreError::from)?;
-        let active = history(&tx, project, site)?.into_iter().find(|row| row.standing == Standing::Active);
-        let Some(active) = active else {
+        let mut standing = history(&tx, project, site)?;
+        standing.retain(|row| !matches!(row.standing, Standing::Revoked { .. }));
+        let Some(newest) = standing.first().map(|row| row.record.host_data) else {
             return Err(RevokeError::NotActive { project: project.clone(), site: site.clone() });
         };
-        let host_data = active.record.host_data;
-        if let Some(asked) = asked.filter(|asked| *asked != host_data) {
-            return Err(RevokeError::OtherConfig { project: project.clone(), site: site.clone(), active: host_data, asked });
+        if let Some(asked) = asked {
+            standing.retain(|row| row.record.host_data == asked);
+            if standing.is_empty() {
+                return Err(RevokeError::OtherConfig { project: project.clone(), site: site.clone(), active: newest, asked });
+            }
         }
-        close(&tx, self.root_of_trust, &active.record, host_data, by, why, now)?;
+        for row in &standing {
+            close(&tx, self.root_of_trust, &row.record, row.record.host_data, by, why, now)?;
+        }
         tx.commit().map_err(StoreError::from)?;
         self.refresh_revocations()?;
-        Ok(host_data)
+        Ok(asked.unwrap_or(newest))
+    }
+
+    /// Revokes every superseded config whose overlap is over, and destroys its sealed secrets; gives how many. It had stopped
+    /// counting at that very second: this only writes it down.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn end_overlaps(&mut self, now: u64) -> Result<usize, StoreError> {
+        let sql = format!("{SELECT_SITE} WHERE revoked_at IS NULL AND overlap_until <= ?1 ORDER BY rowid");
+        let over: Vec<Site> = {
+            let mut statement = self.db.prepare_cached(&sql)?;
+            statement.query_map([seconds(now)], site_row)?.map(|row| row?).collect::<Result<_, StoreError>>()?
+        };
+        if over.is_empty() {
+            return Ok(0);
+        }
+        let tx = self.db.transaction()?;
+        for row in &over {
+            let (old, names) = (row.record.host_data, (&row.record.project, &row.record.site));
+            let successor = history(&tx, names.0, names.1)?.into_iter().find(|next| next.record.supersedes == Some(old));
+            let (by, next) = successor.map_or_else(
+                || (row.enrolled_by.clone(), "its successor".to_owned()),
+                |next| (next.enrolled_by, next.record.host_data.to_string()),
+            );
+            close(&tx, self.root_of_trust, &row.record, old, &by, &format!("superseded by {next}, the overlap is over"), now)?;
+        }
+        tx.commit()?;
+        self.refresh_revocations()?;
+        Ok(over.len())
     }
 
     /// Opens a secret.
@@ -352,7 +413,7 @@ impl Store {
     }
 }
 
-const SELECT_SITE: &str = "SELECT record, enrolled_at, enrolled_by, revoked_at, revoked_by, revoked_why FROM sites";
+const SELECT_SITE: &str = "SELECT record, enrolled_at, enrolled_by, revoked_at, revoked_by, revoked_why, overlap_until FROM sites";
 
 /// The part of an enrollment that needs no look at what is enrolled.
 fn check_record(record: &Enrollment, root_of_trust: RootOfTrust, accept_aml_risk: bool) -> Result<(), EnrollError> {
@@ -367,35 +428,74 @@ fn check_record(record: &Enrollment, root_of_trust: RootOfTrust, accept_aml_risk
         let got = record.token_expiration as usize;
         return Err(EnrollError::Field { field: "token_expiration", got, expected: "1 to 600 seconds" });
     }
+    match record.overlap_seconds {
+        Some(got) if record.supersedes.is_none() || !(1..=MAX_OVERLAP_SECONDS).contains(&got) => {
+            let expected = "1 to 2592000 (30 days), in a record that supersedes another";
+            return Err(EnrollError::Field { field: "overlap_seconds", got: got as usize, expected });
+        }
+        _ => {}
+    }
     if record.open_risks.aml != AML_RESTRICTED && !accept_aml_risk {
         return Err(EnrollError::AmlRisk { got: record.open_risks.aml.clone() });
     }
     Ok(())
 }
 
-/// Names are given once; only the active config of the same name can be superseded.
-fn check_place(db: &Connection, record: &Enrollment) -> Result<(), EnrollError> {
-    let known: bool =
-        db.query_row("SELECT EXISTS (SELECT 1 FROM sites WHERE host_data = ?1)", [record.host_data.to_string()], |row| row.get(0))?;
+/// Where a record stands in its site's history.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// The name's first.
+    First,
+    /// Follows the active config.
+    AfterKnown,
+    /// The name's first at this service, following one of another: how an admin's backup comes to a new service.
+    AfterUnknown,
+}
+
+/// Names are given once; only the active config of the same name can be superseded, or one that this service never had: a name
+/// without any record is as free for a later config as for a first.
+fn check_place(db: &Connection, record: &Enrollment) -> Result<Place, EnrollError> {
     // An imported list may know what this database never had.
-    if known || revocations::number_of(db, RevocationKind::Site, &record.host_data.to_string())?.is_some() {
+    if enrolled(db, &record.host_data)? || revocations::number_of(db, RevocationKind::Site, &record.host_data.to_string())?.is_some() {
         return Err(EnrollError::HostDataTaken { host_data: record.host_data });
     }
     let newest = history(db, &record.project, &record.site)?.into_iter().next();
     let (project, site) = (record.project.clone(), record.site.clone());
     match (newest, record.supersedes) {
-        (None, None) => Ok(()),
+        (None, None) => Ok(Place::First),
+        (None, Some(old)) if !enrolled(db, &old)? => Ok(Place::AfterUnknown),
         (Some(row), Some(old)) if row.standing == Standing::Active && row.record.host_data == old => {
             if record.site_svn < row.record.site_svn {
                 return Err(EnrollError::SiteSvn { got: record.site_svn, active: row.record.site_svn });
             }
-            Ok(())
+            Ok(Place::AfterKnown)
         }
         (_, Some(old)) => Err(EnrollError::Supersedes { old, project, site }),
         (Some(row), None) => {
-            Err(EnrollError::NameTaken { project, site, existing: row.record.host_data, revoked: row.standing != Standing::Active })
+            let revoked = matches!(row.standing, Standing::Revoked { .. });
+            Err(EnrollError::NameTaken { project, site, existing: row.record.host_data, revoked })
         }
     }
+}
+
+/// What the audit log says of a record's predecessor.
+fn succession(place: Place, record: &Enrollment) -> String {
+    match (place, record.supersedes, record.overlap_seconds) {
+        (_, None, _) | (Place::First, ..) => String::new(),
+        (Place::AfterKnown, Some(old), None) => format!(" supersedes={old}"),
+        (Place::AfterKnown, Some(old), Some(seconds)) => format!(" supersedes={old} overlap={seconds}s"),
+        (Place::AfterUnknown, Some(old), _) => format!(" supersedes={old}, which was never enrolled here"),
+    }
+}
+
+fn enrolled(db: &Connection, host_data: &HostData) -> Result<bool, StoreError> {
+    Ok(db.query_row("SELECT EXISTS (SELECT 1 FROM sites WHERE host_data = ?1)", [host_data.to_string()], |row| row.get(0))?)
+}
+
+/// From here on a record counts until a moment only. Its secrets stay as long.
+fn begin_overlap(db: &Connection, old: HostData, until: u64) -> Result<(), StoreError> {
+    db.execute("UPDATE sites SET overlap_until = ?2 WHERE host_data = ?1", params![old.to_string(), seconds(until)])?;
+    Ok(())
 }
 
 fn history(db: &Connection, project: &ProjectName, site: &SiteName) -> Result<Vec<Site>, StoreError> {
@@ -449,7 +549,7 @@ fn site_row(row: &Row<'_>) -> rusqlite::Result<Result<Site, StoreError>> {
     let bytes: Vec<u8> = row.get(0)?;
     let (enrolled_at, enrolled_by): (i64, String) = (row.get(1)?, row.get(2)?);
     let standing = match row.get::<_, Option<i64>>(3)? {
-        None => Standing::Active,
+        None => row.get::<_, Option<i64>>(6)?.map_or(Standing::Active, |at| Standing::Superseded { overlap_until: at.unsigned_abs() }),
         Some(at) => Standing::Revoked { revoked_at: at.unsigned_abs(), revoked_by: row.get(4)?, revoked_why: row.get(5)? },
     };
     Ok(decode(&bytes)
