@@ -5,6 +5,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+mod operate;
+
+pub use operate::{AdminCommand, AuditCommand, KeySource, KeysCommand, RevocationsCommand, Revoke, RevokeKind, Status};
+
 const EXAMPLE: &str = "\
 Example, on a machine without SEV-SNP:
   coffer-simulator init sim
@@ -17,7 +21,8 @@ Exit codes:
   1  something on this machine: a file, a key, the database
   2  wrong command line
   3  the service refused
-  4  the service was not reached, or is not the one that is pinned";
+  4  the service was not reached, or is not the one that is pinned
+  5  the database is older than what `serve` was told to expect";
 
 /// Attestation service: judges evidence, releases secrets, issues tokens
 #[derive(Debug, Parser)]
@@ -41,6 +46,34 @@ pub enum Command {
         #[command(subcommand)]
         command: SiteCommand,
     },
+    /// Revoke a site, an image, a chip, a key or an admin for good, from the next call on
+    Revoke(Revoke),
+    /// The numbered list of revocations: list, export, verify, import
+    Revocations {
+        /// What to do
+        #[command(subcommand)]
+        command: RevocationsCommand,
+    },
+    /// Who may call what
+    Admin {
+        /// What to do
+        #[command(subcommand)]
+        command: AdminCommand,
+    },
+    /// Keys that sign tokens, and the key file that seals secrets
+    Keys {
+        /// What to do
+        #[command(subcommand)]
+        command: KeysCommand,
+    },
+    /// The audit log: signed head, export, verification
+    Audit {
+        /// What to do
+        #[command(subcommand)]
+        command: AuditCommand,
+    },
+    /// Uptime, refusals by code, audit head, newest revocation, token keys
+    Status(Status),
     /// Explain a refusal or an attestation: the rule, both values, where to change it
     Explain(Explain),
 }
@@ -74,6 +107,12 @@ pub struct Serve {
     /// Address to listen on; port 0 takes a free one
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub listen: SocketAddr,
+    /// Refuse to serve a database whose newest revocation has a lower number: it is a restored backup
+    #[arg(long, value_name = "NUMBER", default_value_t = 0)]
+    pub min_revocation: u64,
+    /// Refuse to serve a database whose audit log lacks this head, which `audit head` wrote
+    #[arg(long, value_name = "FILE")]
+    pub audit_head: Option<PathBuf>,
     /// Print what is listened on as JSON
     #[arg(long)]
     pub json: bool,

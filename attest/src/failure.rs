@@ -13,6 +13,8 @@ pub enum Exit {
     Refused = 3,
     /// The service was not reached, or is not the one that was pinned.
     Unreachable = 4,
+    /// The database is older than what the operator knows of it.
+    Stale = 5,
 }
 
 /// Why a command did not do what it was asked.

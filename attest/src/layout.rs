@@ -33,10 +33,12 @@ pub enum LayoutError {
         mode: u32,
     },
     /// Absurdly large.
-    #[error("{path} is larger than {MAX_FILE_BYTES} bytes")]
+    #[error("{path} is larger than {limit} bytes")]
     TooLarge {
         /// The file.
         path: String,
+        /// What is read of it.
+        limit: u64,
     },
     /// `init` never writes over a service.
     #[error("{path} exists already")]
@@ -79,6 +81,12 @@ impl Layout {
     #[must_use]
     pub fn kek(&self) -> PathBuf {
         self.0.join("kek.bin")
+    }
+
+    /// The key-encryption key that is about to replace [`Self::kek`]; there only while `keys rewrap` runs.
+    #[must_use]
+    pub fn next_kek(&self) -> PathBuf {
+        self.0.join("kek.bin.next")
     }
 
     /// First admin's private key, PEM, 0600.
@@ -199,11 +207,19 @@ pub fn replace(path: &Path, mode: u32, bytes: &[u8]) -> Result<(), LayoutError> 
 /// # Errors
 /// See [`LayoutError`].
 pub fn read_small(path: &Path) -> Result<Zeroizing<Vec<u8>>, LayoutError> {
+    read_bounded(path, MAX_FILE_BYTES)
+}
+
+/// Reads a file of at most so many bytes.
+///
+/// # Errors
+/// See [`LayoutError`].
+pub fn read_bounded(path: &Path, limit: u64) -> Result<Zeroizing<Vec<u8>>, LayoutError> {
     let mut bytes = Zeroizing::new(Vec::new());
     let file = File::open(path).map_err(io_error("open", path))?;
-    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(io_error("read", path))?;
-    if bytes.len() as u64 > MAX_FILE_BYTES {
-        return Err(LayoutError::TooLarge { path: path.display().to_string() });
+    file.take(limit + 1).read_to_end(&mut bytes).map_err(io_error("read", path))?;
+    if bytes.len() as u64 > limit {
+        return Err(LayoutError::TooLarge { path: path.display().to_string(), limit });
     }
     Ok(bytes)
 }

@@ -15,6 +15,7 @@ mod layout;
 mod live;
 mod memory;
 mod net;
+mod operate;
 mod reason;
 mod revocation;
 mod serve;
@@ -37,6 +38,12 @@ fn main() -> ExitCode {
         Command::Serve(args) => serve::run(args),
         Command::Site { command } => site::run(command),
         Command::Explain(args) => explain::run(args),
+        Command::Revoke(args) => operate::revocation::revoke(args),
+        Command::Revocations { command } => operate::revocation::run(command),
+        Command::Admin { command } => operate::admin::run(command),
+        Command::Keys { command } => operate::keys::run(command),
+        Command::Audit { command } => operate::audit::run(command),
+        Command::Status(args) => operate::status::run(args),
     });
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -6,24 +6,28 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use coffer_token::AuditHead;
 use serde_json::json;
 use tokio::net::TcpListener;
 
 use crate::cli;
 use crate::clock::unix_now;
 use crate::config::Config;
-use crate::failure::{Failure, OrFail};
+use crate::failure::{Exit, Failure, OrFail};
 use crate::http::{Service, router};
 use crate::judge::Judge;
-use crate::kek::Kek;
 use crate::layout::{Layout, replace};
 use crate::net;
+use crate::operate::audit::read_head;
+use crate::operate;
 use crate::session::CookieKey;
-use crate::store::{ServiceKey, Store, StoreError};
+use crate::store::{ServiceKey, Store};
 use crate::tls::server_config;
 
 /// How often used nonces are forgotten and counters logged.
 const HOUSEKEEPING: Duration = Duration::from_secs(60);
+/// How many of these rounds go by between two audit heads in the log: ten minutes.
+const ROUNDS_PER_HEAD: u64 = 10;
 
 /// Runs until SIGTERM or SIGINT.
 ///
@@ -34,6 +38,7 @@ pub fn run(args: &cli::Serve) -> Result<(), Failure> {
     let layout = Layout::new(&args.dir);
     let config = Config::read(&layout.config()).or_fail("cannot read the settings")?;
     let store = open_store(&layout)?;
+    check_age(&store, args)?;
     let tls = server_config(&layout).or_fail("cannot use the server certificate")?;
     let service = Arc::new(build(store, &config)?);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().or_fail("cannot start")?;
@@ -47,6 +52,7 @@ pub fn run(args: &cli::Serve) -> Result<(), Failure> {
         // Absent where somebody has cleaned up; the file only helps `--dir`.
         let _ = std::fs::remove_file(layout.listening());
         service.log_counters();
+        log_head(&service);
         served.or_fail("cannot serve")
     })
 }
@@ -59,20 +65,34 @@ fn start_log() {
 }
 
 fn open_store(layout: &Layout) -> Result<Store, Failure> {
-    let kek = Kek::read(&layout.kek()).or_fail("cannot use the key file")?;
+    let store = operate::offline::open(layout)?;
     let doing = format!("cannot open {}", layout.database().display());
-    let store = Store::open(&layout.database(), kek).map_err(|e| {
-        let failure = Failure::new(format!("{doing}: {e}"));
-        match e {
-            StoreError::InUse => failure.hint("stop the other `coffer-attest serve` of this folder first"),
-            _ => failure,
-        }
-    })?;
     let (entries, head) = store.check_audit().map_err(|e| {
         Failure::new(format!("{doing}: {e}")).hint("the audit log was edited or damaged: restore the database from a backup you trust")
     })?;
     tracing::info!(entries, %head, "audit log is whole");
     Ok(store)
+}
+
+/// A restored backup brings back what was revoked since: whoever keeps a number or a head elsewhere is not served by one.
+fn check_age(store: &Store, args: &cli::Serve) -> Result<(), Failure> {
+    let newest = store.revocations().load().number();
+    if newest < args.min_revocation {
+        let why = format!("the database goes up to revocation {newest}, expected at least {}", args.min_revocation);
+        return Err(Failure::new(why).exit(Exit::Stale).hint(
+            "it is a restored backup: bring it up to date with `coffer-attest revocations import`, or revoke again what was revoked since",
+        ));
+    }
+    let Some(file) = &args.audit_head else { return Ok(()) };
+    let (seq, expected) = read_head(file, None, Some(store))?;
+    let got = store.audit_digest(seq).or_fail("cannot read the audit log")?;
+    if seq == 0 || got == Some(expected) {
+        return Ok(());
+    }
+    let got = got.map_or_else(|| "is missing".to_owned(), |got| format!("is {got}"));
+    Err(Failure::new(format!("audit entry {seq} {got}, the kept head {} says {expected}", file.display()))
+        .exit(Exit::Stale)
+        .hint("the log was cut off or the database is an older copy: restore a newer backup, or take a new head if you accept the loss"))
 }
 
 fn build(store: Store, config: &Config) -> Result<Service, Failure> {
@@ -112,13 +132,27 @@ fn announce(layout: &Layout, address: SocketAddr, as_json: bool) -> Result<(), F
     Ok(())
 }
 
+/// The signed head, for whoever keeps logs elsewhere: the database alone cannot show that its end was cut off.
+fn log_head(service: &Service) {
+    match service.signed_audit_head() {
+        Ok((head, AuditHead { seq, .. })) => tracing::info!(seq, head, "audit head"),
+        Err(error) => tracing::error!(%error, "cannot sign the audit head"),
+    }
+}
+
 async fn housekeeping(service: Arc<Service>) {
     let mut every = tokio::time::interval(HOUSEKEEPING);
-    loop {
+    for round in 0_u64.. {
         every.tick().await;
         let service = Arc::clone(&service);
         let swept = tokio::task::spawn_blocking(move || {
             service.log_counters();
+            if round % ROUNDS_PER_HEAD == 0 {
+                log_head(&service);
+            }
+            if let Err(error) = service.change_keys(|store| store.forget_old_token_keys(unix_now())) {
+                tracing::error!(%error, "cannot destroy old token keys");
+            }
             service.store().forget(unix_now())
         });
         if let Ok(Err(error)) = swept.await {

@@ -68,7 +68,11 @@ fn show(site: &str, access: &Access) -> Result<(), Failure> {
     Ok(())
 }
 
-fn revoke(site: &str, reason: &str, access: &Access) -> Result<(), Failure> {
+/// Revokes a site's active config.
+///
+/// # Errors
+/// What the service or this machine says.
+pub fn revoke(site: &str, reason: &str, access: &Access) -> Result<(), Failure> {
     let client = Client::new(access)?;
     let (name, body) = match site.parse::<HostData>() {
         Ok(host_data) => (name_of(&client, host_data)?, json!({ "host_data": host_data, "reason": reason })),

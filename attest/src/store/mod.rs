@@ -6,6 +6,7 @@ mod admins;
 mod audit;
 mod keys;
 mod revocations;
+mod rewrap;
 mod sites;
 mod spent;
 
@@ -21,7 +22,7 @@ use zeroize::Zeroizing;
 pub use admins::{Admin, AdminError, Scope, check_name, scope_names};
 pub use audit::{Entry, Event, Subject};
 pub use keys::KeyError;
-pub use revocations::{ImportError, RevocationError};
+pub use revocations::RevocationError;
 pub use sites::{EnrollError, RevokeError, SecretState, Site, Standing};
 
 use crate::kek::{Kek, SealError};

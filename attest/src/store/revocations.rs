@@ -150,19 +150,19 @@ impl Store {
         Ok(number)
     }
 
-    /// Takes over what a signed list of this service has and this database has not: a restored backup learns what was revoked
+    /// Takes over what a signed list of this service, given in stretches, has and this database has not: a restored backup learns what was revoked
     /// since. Gives how many that were.
     ///
     /// # Errors
     /// See [`ImportError`]; nothing is changed then.
-    pub fn import_revocations(&mut self, list: &RevocationList, by: &str, now: u64) -> Result<u64, ImportError> {
+    pub fn import_revocations(&mut self, lists: &[RevocationList], by: &str, now: u64) -> Result<u64, ImportError> {
         let have = newest(&self.db)?;
-        if list.after > have {
+        if let Some(list) = lists.first().filter(|list| list.after > have) {
             return Err(ImportError::Gap { after: list.after, have });
         }
         let tx = self.db.transaction()?;
         let mut added = 0;
-        for entry in &list.entries {
+        for entry in lists.iter().flat_map(|list| &list.entries) {
             if entry.number <= have {
                 check_same(&tx, entry)?;
                 continue;

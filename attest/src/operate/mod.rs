@@ -1,0 +1,44 @@
+//! The commands of whoever runs the service: revocations, admins, token keys, audit log, status.
+
+pub mod admin;
+pub mod audit;
+pub mod chain;
+pub mod keys;
+pub mod offline;
+pub mod revocation;
+pub mod status;
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::failure::{Failure, OrFail};
+use crate::layout::replace;
+
+/// Prints a result: JSON for programs, text for people.
+fn say(json: bool, value: &Value, as_text: impl FnOnce(&Value) -> String) {
+    let text = if json { value.to_string() } else { as_text(value) };
+    if !text.is_empty() {
+        println!("{text}");
+    }
+}
+
+/// To a file, replaced as a whole, or to the terminal.
+fn write_out(to: Option<&Path>, text: &str) -> Result<(), Failure> {
+    match to {
+        Some(path) => replace(path, 0o644, text.as_bytes()).or_fail("cannot write the result"),
+        None => {
+            print!("{text}");
+            Ok(())
+        }
+    }
+}
+
+/// A member as bare text.
+fn text(value: &Value) -> String {
+    match value {
+        Value::Null => "-".to_owned(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
