@@ -1,5 +1,7 @@
 //! The handshake against a key service made for the occasion: real TLS, real messages, real JWE; no hardware.
 
+mod stock;
+
 use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::net::TcpListener;
