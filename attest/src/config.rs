@@ -84,7 +84,7 @@ pub struct Config {
 
 /// Bounds on what unauthenticated peers can use up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(default, deny_unknown_fields)]
 pub struct Limits {
     /// Open connections, of which one source address may hold a quarter.
     pub connections: u32,
@@ -92,12 +92,27 @@ pub struct Limits {
     pub requests_per_second_per_source: u32,
     /// Requests one source address may send at once.
     pub burst_per_source: u32,
+    /// Requests that may wait for their turn to be worked on; the source with most waiting gives way.
+    pub waiting: u32,
+    /// Decisions (tokens, secrets, refusals) per minute that one site, or one processor whose evidence is refused, may cause in
+    /// the long run. Each is an entry of the audit log.
+    pub decisions_per_minute_per_site: u32,
+    /// Decisions one site may cause at once.
+    pub burst_per_site: u32,
 }
 
 impl Default for Limits {
-    /// One site needs 5 requests for a boot; several hundred sites may sit behind one address.
+    /// One site needs 5 requests for a boot, 3 of them decisions, and one decision for a renewal every few minutes; several
+    /// hundred sites may sit behind one address.
     fn default() -> Self {
-        Self { connections: 1024, requests_per_second_per_source: 50, burst_per_source: 500 }
+        Self {
+            connections: 1024,
+            requests_per_second_per_source: 50,
+            burst_per_source: 500,
+            waiting: 512,
+            decisions_per_minute_per_site: 10,
+            burst_per_site: 60,
+        }
     }
 }
 
@@ -186,6 +201,9 @@ impl Config {
             ("limits.connections", raw.limits.connections),
             ("limits.requests_per_second_per_source", raw.limits.requests_per_second_per_source),
             ("limits.burst_per_source", raw.limits.burst_per_source),
+            ("limits.waiting", raw.limits.waiting),
+            ("limits.decisions_per_minute_per_site", raw.limits.decisions_per_minute_per_site),
+            ("limits.burst_per_site", raw.limits.burst_per_site),
         ] {
             if got == 0 {
                 return Err(ConfigError::Limit { path: path.to_owned(), field, got });
@@ -236,8 +254,14 @@ pub fn initial_text(root_of_trust: RootOfTrust, tls_name: &str, simulated_floors
     let limits = Limits::default();
     let _ = write!(
         text,
-        "\n[limits]\nconnections = {}\nrequests_per_second_per_source = {}\nburst_per_source = {}\n",
-        limits.connections, limits.requests_per_second_per_source, limits.burst_per_source
+        "\n[limits]\nconnections = {}\nrequests_per_second_per_source = {}\nburst_per_source = {}\nwaiting = {}\n\
+         decisions_per_minute_per_site = {}\nburst_per_site = {}\n",
+        limits.connections,
+        limits.requests_per_second_per_source,
+        limits.burst_per_source,
+        limits.waiting,
+        limits.decisions_per_minute_per_site,
+        limits.burst_per_site
     );
     text
 }

@@ -1,7 +1,10 @@
 //! The accept loop: TLS, HTTP/1.1 with bounds on everything a peer can make us hold, graceful stop.
 
+mod automatic;
+
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,21 +15,25 @@ use hyper::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
 use rustls::ServerConfig;
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
 
 use crate::config::Limits;
-use crate::http::{Held, SourceBound, SourceShare};
+use crate::http::{Held, Service, SourceBound, SourceShare};
+use crate::reason::Reason;
+use automatic::{Automatic, Unheard};
 
 /// A TLS handshake takes two round trips; a peer that needs longer holds a connection for nothing.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The whole request head; also the longest a kept-alive connection may idle.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long a peer that was too slow may take to hear so.
+const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
 /// Request line and headers. Two cookies of 4 KiB and a token of 4 KiB fit several times.
 const MAX_HEAD_BYTES: usize = 32 * 1024;
 /// Header lines. Stock clients send six.
@@ -71,12 +78,19 @@ impl Stop {
 ///
 /// # Errors
 /// If the bound on connections cannot be kept, which does not happen.
-pub async fn serve(listener: TcpListener, tls: Arc<ServerConfig>, router: Router, limits: Limits, mut stop: Stop) -> io::Result<()> {
+pub async fn serve(
+    listener: TcpListener,
+    tls: Arc<ServerConfig>,
+    service: Arc<Service>,
+    router: Router,
+    limits: Limits,
+    mut stop: Stop,
+) -> io::Result<()> {
     let bound = SourceBound::new(limits.requests_per_second_per_source, limits.burst_per_source, Instant::now());
     let share = SourceShare::new(limits.connections.div_ceil(SOURCE_SHARE));
-    let acceptor = TlsAcceptor::from(tls);
     let slots = Arc::new(Semaphore::new(limits.connections as usize));
-    let graceful = GracefulShutdown::new();
+    let (stopping, stopped) = watch::channel(false);
+    let shared = Shared { acceptor: TlsAcceptor::from(tls), service, router, stopped };
     loop {
         let slot = tokio::select! {
             slot = Arc::clone(&slots).acquire_owned() => slot.map_err(io::Error::other)?,
@@ -91,7 +105,7 @@ pub async fn serve(listener: TcpListener, tls: Arc<ServerConfig>, router: Router
             Ok((stream, peer)) => {
                 if let Some(held) = share.take(peer.ip()) {
                     let place = Place { _held: held, _slot: slot };
-                    tokio::spawn(connection(stream, peer, acceptor.clone(), router.clone(), graceful.watcher(), place));
+                    tokio::spawn(connection(stream, peer, shared.clone(), place));
                 }
             }
             Err(error) => {
@@ -101,10 +115,21 @@ pub async fn serve(listener: TcpListener, tls: Arc<ServerConfig>, router: Router
         }
     }
     drop(listener);
-    if tokio::time::timeout(STOP_TIMEOUT, graceful.shutdown()).await.is_err() {
+    // Connections that are idle end at once, the others after what they are at; then every slot is free.
+    let _ = stopping.send(true);
+    if tokio::time::timeout(STOP_TIMEOUT, slots.acquire_many(limits.connections)).await.is_err() {
         tracing::warn!("requests in flight did not end within {} s", STOP_TIMEOUT.as_secs());
     }
     Ok(())
+}
+
+/// What every connection needs.
+#[derive(Clone)]
+struct Shared {
+    acceptor: TlsAcceptor,
+    service: Arc<Service>,
+    router: Router,
+    stopped: watch::Receiver<bool>,
 }
 
 /// What a connection takes up. Fields drop in this order: when the slot is free, so is the source's share.
@@ -113,14 +138,8 @@ struct Place {
     _slot: OwnedSemaphorePermit,
 }
 
-async fn connection(
-    stream: TcpStream,
-    peer: SocketAddr,
-    acceptor: TlsAcceptor,
-    router: Router,
-    watcher: hyper_util::server::graceful::Watcher,
-    _place: Place,
-) {
+async fn connection(stream: TcpStream, peer: SocketAddr, shared: Shared, _place: Place) {
+    let Shared { acceptor, service, router, mut stopped } = shared;
     // Small answers; without this each waits for an ACK.
     let _ = stream.set_nodelay(true);
     let stream = match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
@@ -128,17 +147,50 @@ async fn connection(
         Ok(Err(error)) => return tracing::debug!(%peer, %error, "TLS handshake failed"),
         Err(_) => return tracing::debug!(%peer, "TLS handshake timed out"),
     };
-    let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
+    let respond = hyper::service::service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(ConnectInfo(peer));
         router.clone().oneshot(request.map(Body::new))
     });
-    let connection = http1::Builder::new()
+    let unheard = Arc::clone(&service);
+    let stream = Automatic::new(TokioIo::new(stream), Box::new(move |what| unheard.refuse_unheard(reason(what), peer)));
+    let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_headers(MAX_HEADERS)
         .max_buf_size(MAX_HEAD_BYTES)
-        .serve_connection(TokioIo::new(stream), service);
-    if let Err(error) = watcher.watch(connection).await {
-        tracing::debug!(%peer, %error, "connection ended early");
+        .serve_connection(stream, respond);
+    let ended = tokio::select! {
+        ended = &mut connection => ended,
+        () = until(&mut stopped) => {
+            Pin::new(&mut connection).graceful_shutdown();
+            (&mut connection).await
+        }
+    };
+    let Err(error) = ended else { return };
+    tracing::debug!(%peer, %error, "connection ended early");
+    let parts = connection.into_parts();
+    // An idle connection that is closed was not refused anything.
+    if error.is_timeout() && !parts.read_buf.is_empty() {
+        let mut stream = parts.io.into_inner().into_inner();
+        let answer = service.refuse_unheard(Reason::Slow, peer);
+        let farewell = async {
+            stream.write_all(&answer).await?;
+            stream.shutdown().await
+        };
+        // Whether a peer that is too slow hears it is the peer's affair.
+        let _ = tokio::time::timeout(FAREWELL_TIMEOUT, farewell).await;
+    }
+}
+
+/// Waits for the stop; a sender that is gone is one.
+async fn until(stopped: &mut watch::Receiver<bool>) {
+    let _ = stopped.wait_for(|stopped| *stopped).await;
+}
+
+const fn reason(unheard: Unheard) -> Reason {
+    match unheard {
+        Unheard::Malformed => Reason::MalformedHttp,
+        Unheard::UriTooLong => Reason::UriTooLong,
+        Unheard::HeadTooLarge => Reason::HeadTooLarge,
     }
 }

@@ -115,6 +115,24 @@ reasons! {
     BodyTooLarge "body_too_large" PAYLOAD_TOO_LARGE SerdeError Anybody,
         "sends a longer body than this path reads, or broke off",
         "client: the limits are in `GET /coffer/v1/openapi.json`; evidence of a guest is far below them";
+    MalformedHttp "malformed_http" BAD_REQUEST HttpFailed Anybody,
+        "sends something that is no HTTP/1.1",
+        "client: speak HTTP/1.1 over TLS; is there a proxy in between that does not?";
+    UriTooLong "uri_too_long" URI_TOO_LONG HttpFailed Anybody,
+        "asks for a path and query of more than 2 KiB",
+        "client: no path of this service is that long";
+    HeadTooLarge "head_too_large" REQUEST_HEADER_FIELDS_TOO_LARGE HttpFailed Anybody,
+        "sends more than 64 header lines, or more than 32 KiB of them",
+        "client: send the session cookie or the token, and no other cookies";
+    Slow "slow" REQUEST_TIMEOUT HttpFailed Anybody,
+        "took longer than 15 seconds for the head of its request, or 20 for its body",
+        "site: is the network that slow? Guests try again by themselves";
+    Busy "busy" SERVICE_UNAVAILABLE PluginInternalError Anybody,
+        "comes when as many requests wait as may, and its source has its share of them",
+        "operator: guests try again by themselves; if it lasts, look which address asks so often, or raise `[limits]`";
+    SiteRate "site_rate" TOO_MANY_REQUESTS PluginInternalError Anybody,
+        "is genuine, but its site, or its processor with refused evidence, causes more decisions than its bound",
+        "site: does the guest restart again and again? The refusals before this one say why; it tries again by itself";
     Timeout "timeout" SERVICE_UNAVAILABLE PluginInternalError Anybody,
         "took longer than 30 seconds to send its request, or the service to answer",
         "operator: is the machine or its disk overloaded? The guest tries again by itself";
@@ -136,6 +154,9 @@ reasons! {
     RuntimeData "runtime_data" BAD_REQUEST SerdeError Anybody,
         "sends runtime-data that cannot be read or hashed",
         "client: runtime-data is nonce, tee-pubkey and, for bound keys, coffer; each once";
+    TeePubkey "tee_pubkey" BAD_REQUEST SerdeError Anybody,
+        "has a tee-pubkey that is none of EC P-256, EC P-521 (ECDH-ES+A256KW) and RSA of 2048 to 4096 bits (RSA-OAEP-256)",
+        "client: configure one of these; RSA1_5 is broken, ML-KEM is experimental";
     NoChallenge "no_challenge" UNAUTHORIZED AttestationError Anybody,
         "brings evidence and no session cookie",
         "client: `POST /kbs/v0/auth` first, and send its cookie back";
@@ -161,8 +182,8 @@ reasons! {
         "brings bound keys and did not ask for them",
         "client: ask with extra-params `coffer: 1`";
     InitData "init_data" FORBIDDEN AttestationError Anybody,
-        "sends init-data; a site of this service has its site config in HOST_DATA",
-        "project admin: a stock client is configured without init-data";
+        "sends init-data whose digest is not its report's HOST_DATA",
+        "project admin: configure the client without init-data, or with the very text that the site was launched with";
     AdditionalEvidence "additional_evidence" FORBIDDEN AttestationError Anybody,
         "sends device evidence, which this build does not judge",
         "site: boot without the device; nothing that is not judged is passed over";

@@ -48,7 +48,7 @@ pub fn run(args: &cli::Serve) -> Result<(), Failure> {
         let stop = net::Stop::listen().or_fail("cannot listen for signals")?;
         announce(&layout, address, args.json)?;
         tokio::spawn(housekeeping(Arc::clone(&service)));
-        let served = net::serve(listener, tls, router(Arc::clone(&service)), config.limits, stop).await;
+        let served = net::serve(listener, tls, Arc::clone(&service), router(Arc::clone(&service)), config.limits, stop).await;
         // Absent where somebody has cleaned up; the file only helps `--dir`.
         let _ = std::fs::remove_file(layout.listening());
         service.log_counters();

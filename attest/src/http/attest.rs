@@ -6,14 +6,14 @@ use axum::extract::State;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, SET_COOKIE};
 use axum::http::HeaderMap;
 use axum::response::IntoResponse;
-use coffer_evidence::{HostData, ReportData, SnpEvidence};
+use coffer_evidence::{HostData, ReportData, ReportFields, SnpEvidence};
 use coffer_kbs_policy::EvidenceFacts;
 use coffer_protocol::{Attestation, Purpose, TokenResponse};
 use coffer_verify::Reject;
 
 use super::extract::{Typed, session_cookie};
 use super::problem::{Problem, RefusalId};
-use super::{Service, blocking};
+use super::{Holder, Service, blocking};
 use crate::clock::unix_now;
 use crate::failure::chain;
 use crate::judge::{Issued, Refused, revoked};
@@ -49,7 +49,9 @@ fn decide(service: &Service, cookie: &str, attestation: &Attestation) -> Result<
         let reject = Reject::from(e);
         Problem::refuse(Reason::Rule(reject.rule()), &chain(&reject))
     })?;
-    let host_data = evidence.report.fields().host_data;
+    let fields = evidence.report.fields();
+    let host_data = fields.host_data;
+    check_init_data(attestation, &host_data)?;
     let site = service.store().site(&host_data).map_err(|e| Problem::internal(&e))?;
     let runtime_data = &attestation.runtime_data;
     let report_data = runtime_data.report_data(&attestation.additional_evidence).map_err(|e| Problem::internal(&e))?;
@@ -57,7 +59,7 @@ fn decide(service: &Service, cookie: &str, attestation: &Attestation) -> Result<
     let verified = service
         .judge
         .appraise(&evidence, report_data, site.as_ref(), now)
-        .map_err(|refused| record_refusal(service, &refused, host_data, site.as_ref(), now))?;
+        .map_err(|refused| record_refusal(service, &refused, fields, site.as_ref(), now))?;
     let Some(site) = site else {
         // `verify` has just compared the report with this very record.
         return Err(Problem::internal(&"evidence verified without an enrollment"));
@@ -66,7 +68,8 @@ fn decide(service: &Service, cookie: &str, attestation: &Attestation) -> Result<
     service
         .judge
         .may_attest(&facts, &site, runtime_data.coffer())
-        .map_err(|refused| record_refusal(service, &refused, host_data, Some(&site), now))?;
+        .map_err(|refused| record_refusal(service, &refused, fields, Some(&site), now))?;
+    service.take_decision(Holder::Site(host_data))?;
     let id = RefusalId::new();
     let Issued { token, coffer } =
         service.judge.issue(&verified, &site.record, runtime_data, id.as_str(), now).map_err(|e| Problem::internal(&e))?;
@@ -76,7 +79,7 @@ fn decide(service: &Service, cookie: &str, attestation: &Attestation) -> Result<
         // Revoked while the evidence was being judged.
         let site = service.store().site(&host_data).map_err(|e| Problem::internal(&e))?;
         return Err(match site.as_ref().and_then(revoked) {
-            Some(refused) => record_refusal(service, &refused, host_data, site.as_ref(), now),
+            Some(refused) => record_refusal(service, &refused, fields, site.as_ref(), now),
             None => Problem::internal(&"an enrollment went away without a revocation"),
         });
     }
@@ -128,9 +131,6 @@ fn redeem(service: &Service, cookie: &str, attestation: &Attestation, now: u64) 
 /// What this build does not judge is refused, never passed over.
 fn check_purpose(attestation: &Attestation) -> Result<(), Problem> {
     let refuse = |reason, why: &str| Err(Problem::refuse(reason, &why));
-    if attestation.init_data.is_some() {
-        return refuse(Reason::InitData, "client sends init-data; a site of this service has its site config in HOST_DATA");
-    }
     if !attestation.additional_evidence.is_empty() {
         return refuse(Reason::AdditionalEvidence, "client sends device evidence, which this build does not judge");
     }
@@ -140,15 +140,30 @@ fn check_purpose(attestation: &Attestation) -> Result<(), Problem> {
     }
 }
 
+/// A stock client's init-data says what HOST_DATA is the digest of. It is taken where that is so, and nothing in it is read: what
+/// a HOST_DATA may have is for its enrollment to say.
+fn check_init_data(attestation: &Attestation, host_data: &HostData) -> Result<(), Problem> {
+    match &attestation.init_data {
+        Some(init_data) if !init_data.is_bound_by(host_data) => {
+            Err(Problem::refuse(Reason::InitData, &format!("client sends init-data of another digest than HOST_DATA {host_data}")))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Stock clients, which name no purpose, attest to fetch secrets.
 fn purpose(attestation: &Attestation) -> Purpose {
     attestation.runtime_data.coffer().map_or(Purpose::Boot, |bound| bound.purpose)
 }
 
-fn record_refusal(service: &Service, refused: &Refused, host_data: HostData, site: Option<&Site>, now: u64) -> Problem {
+fn record_refusal(service: &Service, refused: &Refused, report: &ReportFields, site: Option<&Site>, now: u64) -> Problem {
     let id = RefusalId::new();
     if !refused.authenticated {
         return Problem::refuse_as(id, refused.reason, &refused.detail).with_values(refused.values.clone());
+    }
+    let host_data = report.host_data;
+    if let Err(too_often) = service.take_decision(Holder::of_refused(report.chip_id, host_data)) {
+        return too_often;
     }
     let entry = Entry::new(now, Event::Refuse, id.as_str(), refused.reason.code(), refused.detail.clone(), subject(host_data, site))
         .with_values(refused.values.clone());

@@ -1,6 +1,7 @@
 //! Typed bodies, and the two ways a peer says who it is: a sealed cookie, a signed admin call.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::{Bytes, to_bytes};
 use axum::extract::{FromRequest, FromRequestParts, Request};
@@ -8,7 +9,7 @@ use axum::http::header::{AUTHORIZATION, COOKIE};
 use axum::http::HeaderMap;
 use axum::http::request::Parts;
 use coffer_manifest::ProjectName;
-use coffer_protocol::{Attestation, MAX_ATTESTATION_BYTES, MAX_MESSAGE_BYTES, MessageError};
+use coffer_protocol::{Attestation, MAX_ATTESTATION_BYTES, MAX_MESSAGE_BYTES, MessageError, RuntimeDataError};
 use coffer_token::UnixTime;
 use coffer_token::admin::{self, AdminKey, Call};
 
@@ -18,6 +19,9 @@ use crate::clock::unix_now;
 use crate::reason::Reason;
 use crate::session::find_cookie;
 use crate::store::{Admin, Entry, Event, Scope, StoreError, Subject, scope_names};
+
+/// A whole body. Evidence of 40 KiB comes through a line of 16 kbit/s in that time.
+const BODY_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// How long a used call id is remembered after the call has expired, in seconds: the clock may be set back a little.
 const CALL_GRACE_S: u64 = 3600;
@@ -62,6 +66,7 @@ fn message_problem(error: &MessageError) -> Problem {
         MessageError::Version { .. } => Reason::ProtocolVersion,
         MessageError::HashAlgorithm => Reason::HashAlgorithm,
         MessageError::Coffer { .. } => Reason::CofferVersion,
+        MessageError::RuntimeData(RuntimeDataError::TeePublicKey(_)) => Reason::TeePubkey,
         MessageError::RuntimeData(_) => Reason::RuntimeData,
         _ => Reason::Malformed,
     };
@@ -188,10 +193,11 @@ fn admin_problem(reason: Reason, why: &dyn std::fmt::Display) -> Problem {
 }
 
 async fn read(body: axum::body::Body, limit: usize) -> Result<Bytes, Problem> {
-    to_bytes(body, limit).await.map_err(|e| {
-        let why = format!("body is longer than {limit} bytes, or broke off: {e}");
-        Problem::refuse(Reason::BodyTooLarge, &why)
-    })
+    match tokio::time::timeout(BODY_TIMEOUT, to_bytes(body, limit)).await {
+        Ok(Ok(bytes)) => Ok(bytes),
+        Ok(Err(e)) => Err(Problem::refuse(Reason::BodyTooLarge, &format!("body is longer than {limit} bytes, or broke off: {e}"))),
+        Err(_) => Err(Problem::refuse_quietly(Reason::Slow, &format!("body not there within {} s", BODY_TIMEOUT.as_secs()))),
+    }
 }
 
 /// The one query there is: `?after=N`, where a reader of a numbered list stands; 0 without it.

@@ -9,9 +9,11 @@ mod explain;
 mod extract;
 mod guard;
 mod health;
+mod holder;
 mod jwks;
 mod keys;
 pub mod problem;
+mod queue;
 mod rate;
 mod resource;
 mod revocation;
@@ -33,7 +35,10 @@ use crate::revocation::Revocations;
 use crate::session::CookieKey;
 use crate::store::{Store, StoreError};
 use guard::Counters;
+pub use holder::Holder;
+use holder::HolderBound;
 use problem::Problem;
+use queue::FairQueue;
 use unrecorded::Refusals;
 pub use rate::{Held, SourceBound, SourceShare};
 
@@ -48,6 +53,8 @@ pub struct Service {
     bound: SourceBound,
     counters: Counters,
     refusals: Refusals,
+    queue: Arc<FairQueue>,
+    holders: HolderBound,
     revocations: Arc<Live<Revocations>>,
     started_at: u64,
 }
@@ -59,6 +66,8 @@ impl Service {
         let limits = config.limits;
         let bound = SourceBound::new(limits.requests_per_second_per_source, limits.burst_per_source, Instant::now());
         let tls_name = config.tls_name.clone();
+        let queue = FairQueue::new(turns(), limits.waiting as usize);
+        let holders = HolderBound::new(limits.decisions_per_minute_per_site, limits.burst_per_site);
         Self {
             revocations: store.revocations(),
             store: Mutex::new(store),
@@ -69,6 +78,8 @@ impl Service {
             bound,
             counters: Counters::default(),
             refusals: Refusals::default(),
+            queue,
+            holders,
             started_at: unix_now(),
         }
     }
@@ -96,19 +107,42 @@ impl Service {
         Ok(done)
     }
 
+    /// Counts one decision about evidence whose signature holds against whoever answers for it. Call it before anything is
+    /// recorded: what is over the bound leaves no trace in the audit log.
+    ///
+    /// # Errors
+    /// 429, counted and not logged.
+    pub fn take_decision(&self, holder: Holder) -> Result<(), Problem> {
+        if self.holders.allow(holder, Instant::now()) {
+            return Ok(());
+        }
+        Err(Problem::refuse_quietly(Reason::SiteRate, &format!("{holder} causes more decisions than its bound")))
+    }
+
     /// What was refused since the start, for the log.
     pub fn log_counters(&self) {
         self.counters.log();
     }
 }
 
-/// Runs database and cryptography off the threads that move bytes.
+/// How many requests work at a time: two for each core, since one in two waits for the database.
+fn turns() -> usize {
+    std::thread::available_parallelism().map_or(2, std::num::NonZero::get) * 2
+}
+
+/// Runs database and cryptography off the threads that move bytes, when it is the request's turn.
 async fn blocking<T: Send + 'static>(
     service: &Arc<Service>,
     work: impl FnOnce(&Service) -> Result<T, Problem> + Send + 'static,
 ) -> Result<T, Problem> {
+    let turn = service.queue.enter(guard::source()).await.map_err(|e| Problem::refuse_quietly(Reason::Busy, &e))?;
     let service = Arc::clone(service);
-    match tokio::task::spawn_blocking(move || work(&service)).await {
+    let done = tokio::task::spawn_blocking(move || {
+        // Here, so that work that outlives its request still counts.
+        let _turn = turn;
+        work(&service)
+    });
+    match done.await {
         Ok(result) => result,
         Err(error) => Err(Problem::internal(&error)),
     }

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use axum::http::StatusCode;
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use axum::response::{IntoResponse, Response};
 use coffer_protocol::{ErrorInformation, ErrorKind, Refusal};
 
@@ -59,6 +59,8 @@ pub struct Problem {
     kind: ErrorKind,
     /// The whole reason, for an admin whose signature held.
     in_full: Option<String>,
+    /// Seconds after which asking again makes sense, where the reason alone does not say it.
+    retry_after_s: Option<u64>,
 }
 
 impl Problem {
@@ -72,7 +74,7 @@ impl Problem {
     #[must_use]
     pub fn refuse_quietly(reason: Reason, why: &dyn fmt::Display) -> Self {
         let told = Told { reason, id: RefusalId::new(), detail: one_line(why), values: None, recorded: false };
-        Self { told, kind: reason.kind(), in_full: None }
+        Self { told, kind: reason.kind(), in_full: None, retry_after_s: None }
     }
 
     /// The same as [`Self::refuse`] under an id that exists already.
@@ -80,7 +82,7 @@ impl Problem {
     pub fn refuse_as(id: RefusalId, reason: Reason, why: &dyn fmt::Display) -> Self {
         let detail = one_line(why);
         tracing::warn!(%id, code = reason.code(), status = reason.status().as_u16(), "refused: {detail}");
-        Self { told: Told { reason, id, detail, values: None, recorded: false }, kind: reason.kind(), in_full: None }
+        Self { told: Told { reason, id, detail, values: None, recorded: false }, kind: reason.kind(), in_full: None, retry_after_s: None }
     }
 
     /// A refusal towards an admin whose signature held: the text is for them.
@@ -95,7 +97,13 @@ impl Problem {
         let (id, detail) = (RefusalId::new(), one_line(why));
         tracing::error!(%id, "internal error: {detail}");
         let reason = Reason::Internal;
-        Self { told: Told { reason, id, detail, values: None, recorded: false }, kind: reason.kind(), in_full: None }
+        Self { told: Told { reason, id, detail, values: None, recorded: false }, kind: reason.kind(), in_full: None, retry_after_s: None }
+    }
+
+    /// When asking again makes sense.
+    #[must_use]
+    pub fn retry_after(self, seconds: Option<u64>) -> Self {
+        Self { retry_after_s: seconds, ..self }
     }
 
     /// Another kind of error than the reason's own: what a refusal is called depends on what was asked for.
@@ -118,10 +126,12 @@ impl Problem {
         self
     }
 
-    /// The body.
+    /// The body. Whoever speaks the protocol otherwise than this service is told what is spoken here: the table of reasons says
+    /// it to everybody, and a stock client prints nothing else.
     fn information(&self) -> ErrorInformation {
         let Told { reason, id, .. } = &self.told;
         let mut body = match Refusal::new(reason.code(), id.as_str()) {
+            Some(refusal) if reason.status() == StatusCode::BAD_REQUEST => ErrorInformation::explained(self.kind, &refusal, reason.meaning()),
             Some(refusal) => ErrorInformation::new(self.kind, &refusal),
             // Every code and 16 hexadecimal digits make a refusal: tests of `reason` and below.
             None => ErrorInformation { kind: String::new(), detail: reason.code().to_owned() },
@@ -132,8 +142,34 @@ impl Problem {
         body
     }
 
-    fn status(&self) -> StatusCode {
+    /// The status of the answer.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
         self.told.reason.status()
+    }
+
+    /// The body of the answer.
+    #[must_use]
+    pub fn body(&self) -> Vec<u8> {
+        serde_json::to_vec(&self.information()).unwrap_or_default()
+    }
+
+    /// What was refused.
+    #[must_use]
+    pub const fn told(&self) -> &Told {
+        &self.told
+    }
+}
+
+/// The type of every refusal's body (RFC 7807, section 3).
+pub const PROBLEM_JSON: &str = "application/problem+json";
+
+/// Seconds after which asking again makes sense, where it does at all.
+const fn retry_after(reason: Reason) -> Option<HeaderValue> {
+    match reason {
+        Reason::RateLimited | Reason::Busy => Some(HeaderValue::from_static("1")),
+        Reason::SiteRate => Some(HeaderValue::from_static("10")),
+        _ => None,
     }
 }
 
@@ -156,9 +192,11 @@ fn one_line(why: &dyn fmt::Display) -> String {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let body = serde_json::to_vec(&self.information()).unwrap_or_default();
-        let headers = [(CONTENT_TYPE, "application/problem+json"), (CACHE_CONTROL, "no-store")];
-        let mut response = (self.status(), headers, body).into_response();
+        let headers = [(CONTENT_TYPE, PROBLEM_JSON), (CACHE_CONTROL, "no-store")];
+        let mut response = (self.status(), headers, self.body()).into_response();
+        if let Some(seconds) = self.retry_after_s.map(HeaderValue::from).or_else(|| retry_after(self.told.reason)) {
+            response.headers_mut().insert(RETRY_AFTER, seconds);
+        }
         response.extensions_mut().insert(self.told);
         response
     }
@@ -180,6 +218,11 @@ mod tests {
         assert_eq!(one_line(&"nonce A+/= of `é` expected"), "nonce A+/= of `é` expected");
         assert_eq!(one_line(&"a\nERROR b\u{1b}[2J\u{2028}"), "a\\nERROR b\\u{1b}[2J\\u{2028}");
         assert_eq!(one_line(&"x".repeat(100_000)), format!("{}…", "x".repeat(MAX_LOGGED_CHARS)));
-        assert_eq!(hidden.into_response().headers()[CONTENT_TYPE], "application/problem+json");
+        let response = hidden.into_response();
+        assert_eq!((&response.headers()[CONTENT_TYPE], response.headers().get(RETRY_AFTER)), (&PROBLEM_JSON.parse().unwrap(), None));
+        assert_eq!(Problem::refuse_quietly(Reason::Busy, &"").into_response().headers()[RETRY_AFTER], "1");
+        let foreign = Problem::refuse(Reason::ProtocolVersion, &"0.3.0");
+        assert!(foreign.information().detail.ends_with("0.4; older ones do not bind device evidence)"), "{}", foreign.information().detail);
+        assert_eq!(foreign.information().refusal().map(|refusal| refusal.code().to_owned()).as_deref(), Some("protocol_version"));
     }
 }

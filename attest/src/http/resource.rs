@@ -19,7 +19,7 @@ use coffer_verify::Rule;
 
 use super::extract::{bearer, session_cookie};
 use super::problem::{Problem, RefusalId};
-use super::{Service, blocking};
+use super::{Holder, Service, blocking};
 use crate::clock::unix_now;
 use crate::judge::{Refused, revoked};
 use crate::kek::random;
@@ -50,6 +50,7 @@ pub async fn resource(
     let jwe = blocking(&service, move |service| {
         let now = unix_now();
         let caller = identify(service, cookie.as_deref(), token.as_deref(), now)?;
+        service.take_decision(Holder::Site(caller.host_data))?;
         release(service, &caller, path, now)
     })
     .await?;
