@@ -77,6 +77,119 @@ fn superseding_revokes_the_old_config_and_destroys_its_secrets() {
     assert!(matches!(kept, SecretState::Present(s) if s.as_slice() == [0x5a; 32]));
 }
 
+/// A successor of the config whose HOST_DATA is `old` repeated.
+fn successor(old: u8, new: u8, svn: u32, overlap_seconds: Option<u32>) -> EnrollmentFile {
+    let supersedes = Some(HostData::new([old; 32]));
+    file(Enrollment { supersedes, site_svn: svn, overlap_seconds, ..record("site-1", new) })
+}
+
+fn standing(store: &Store, host: u8) -> Standing {
+    store.site(&HostData::new([host; 32])).unwrap().unwrap().standing
+}
+
+fn release(at: u64) -> Entry {
+    Entry::new(at, Event::Release, "id", "ok", String::new(), Subject::default())
+}
+
+#[test]
+fn an_overlap_lets_both_configs_count_and_ends_by_itself() {
+    let (_dir, mut store) = store();
+    store.enroll(&file(record("site-1", 1)), false, "ada", 10).unwrap();
+    store.enroll(&successor(1, 2, 2, Some(100)), false, "eve", 20).unwrap();
+    assert_eq!(standing(&store, 1), Standing::Superseded { overlap_until: 120 });
+    assert!(standing(&store, 1).counts(119) && !standing(&store, 1).counts(120));
+    assert_eq!(standing(&store, 2), Standing::Active);
+    let (old, new) = (HostData::new([1; 32]), HostData::new([2; 32]));
+    assert!(store.record_while_active(&old, release(119)).unwrap());
+    assert!(store.record_while_active(&new, release(119)).unwrap());
+    // Not a second later, whether or not somebody has written it down yet.
+    assert!(!store.record_while_active(&old, release(120)).unwrap());
+    assert_eq!(store.end_overlaps(119).unwrap(), 0);
+    let path = |host_data| ResourcePath {
+        project: "demo".parse().unwrap(),
+        site: "site-1".parse().unwrap(),
+        host_data,
+        secret: SecretName::Root,
+    };
+    assert!(matches!(store.secret(&path(old)).unwrap(), SecretState::Present(_)));
+    assert_eq!(store.end_overlaps(120).unwrap(), 1);
+    assert_eq!(store.end_overlaps(500).unwrap(), 0);
+    let Standing::Revoked { revoked_at: 120, revoked_by, revoked_why } = standing(&store, 1) else { panic!("{:?}", standing(&store, 1)) };
+    assert_eq!((revoked_by.as_str(), revoked_why.contains(&new.to_string())), ("eve", true), "{revoked_why}");
+    assert!(matches!(store.secret(&path(old)).unwrap(), SecretState::Absent));
+    assert!(matches!(store.secret(&path(new)).unwrap(), SecretState::Present(_)));
+    store.check_audit().unwrap();
+}
+
+#[test]
+fn an_overlap_is_bounded_and_needs_a_predecessor() {
+    let (_dir, mut store) = store();
+    let alone = Enrollment { overlap_seconds: Some(5), ..record("site-1", 1) };
+    assert!(matches!(store.enroll(&file(alone), false, "ada", 10), Err(EnrollError::Field { field: "overlap_seconds", got: 5, .. })));
+    store.enroll(&file(record("site-1", 1)), false, "ada", 10).unwrap();
+    for seconds in [0, 30 * 86_400 + 1, u32::MAX] {
+        let refused = store.enroll(&successor(1, 2, 2, Some(seconds)), false, "ada", 11);
+        assert!(matches!(refused, Err(EnrollError::Field { field: "overlap_seconds", .. })), "{refused:?}");
+    }
+    store.enroll(&successor(1, 2, 2, Some(30 * 86_400)), false, "ada", 11).unwrap();
+    // What is superseded is not superseded again, and cannot be prolonged.
+    let again = store.enroll(&successor(1, 3, 3, Some(50)), false, "ada", 12);
+    assert!(matches!(again, Err(EnrollError::Supersedes { .. })), "{again:?}");
+    assert!(store.db.execute("UPDATE sites SET overlap_until = 99999999 WHERE overlap_until IS NOT NULL", []).is_err());
+    assert!(store.db.execute("UPDATE sites SET overlap_until = NULL", []).is_err());
+}
+
+#[test]
+fn roll_back_goes_forward_while_the_old_one_still_runs() {
+    let (_dir, mut store) = store();
+    store.enroll(&file(record("site-1", 1)), false, "ada", 10).unwrap();
+    store.enroll(&successor(1, 2, 2, Some(1000)), false, "ada", 20).unwrap();
+    store.enroll(&successor(2, 3, 3, None), false, "ada", 30).unwrap();
+    assert!(matches!(standing(&store, 2), Standing::Revoked { revoked_at: 30, .. }));
+    assert_eq!((standing(&store, 1), standing(&store, 3)), (Standing::Superseded { overlap_until: 1020 }, Standing::Active));
+}
+
+#[test]
+fn revoking_a_site_revokes_what_overlaps_and_revoking_a_config_only_that() {
+    let (project, site) = ("demo".parse().unwrap(), "site-1".parse().unwrap());
+    let overlapping = || {
+        let (dir, mut store) = store();
+        store.enroll(&file(record("site-1", 1)), false, "ada", 10).unwrap();
+        store.enroll(&successor(1, 2, 2, Some(1000)), false, "ada", 20).unwrap();
+        (dir, store)
+    };
+    let (_dir, mut all) = overlapping();
+    assert_eq!(all.revoke(&project, &site, None, "ada", "gone", 30).unwrap(), HostData::new([2; 32]));
+    assert!([1, 2].iter().all(|host| matches!(standing(&all, *host), Standing::Revoked { revoked_at: 30, .. })));
+    assert!(matches!(all.revoke(&project, &site, None, "ada", "gone", 31), Err(RevokeError::NotActive { .. })));
+    let (_dir, mut old) = overlapping();
+    assert_eq!(old.revoke(&project, &site, Some(HostData::new([1; 32])), "ada", "done", 30).unwrap(), HostData::new([1; 32]));
+    assert_eq!(standing(&old, 2), Standing::Active);
+    let unknown = old.revoke(&project, &site, Some(HostData::new([1; 32])), "ada", "again", 31);
+    assert!(matches!(unknown, Err(RevokeError::OtherConfig { .. })), "{unknown:?}");
+    let (_dir, mut new) = overlapping();
+    new.revoke(&project, &site, Some(HostData::new([2; 32])), "ada", "bad", 30).unwrap();
+    assert_eq!(standing(&new, 1), Standing::Superseded { overlap_until: 1020 });
+    assert_eq!(new.revoke(&project, &site, None, "ada", "gone", 31).unwrap(), HostData::new([1; 32]));
+}
+
+#[test]
+fn a_new_service_takes_a_successor_whose_predecessor_it_never_had() {
+    let (_dir, mut store) = store();
+    store.enroll(&file(record("site-2", 9)), false, "ada", 9).unwrap();
+    let foreign = store.enroll(&successor(9, 2, 2, None), false, "ada", 10);
+    assert!(matches!(foreign, Err(EnrollError::Supersedes { .. })), "another site's config: {foreign:?}");
+    store.enroll(&successor(1, 2, 2, Some(100)), false, "ada", 10).unwrap();
+    assert_eq!(standing(&store, 2), Standing::Active);
+    let entries = store.entries_of(&"demo".parse().unwrap(), &"site-1".parse().unwrap(), 5).unwrap();
+    assert!(entries[0].detail.ends_with("which was never enrolled here"), "{}", entries[0].detail);
+    // The predecessor's own file comes too late: its name is taken, and its counter too low.
+    let old = store.enroll(&file(record("site-1", 1)), false, "ada", 11);
+    assert!(matches!(old, Err(EnrollError::NameTaken { revoked: false, .. })), "{old:?}");
+    let reversed = store.enroll(&successor(2, 1, 1, None), false, "ada", 11);
+    assert!(matches!(reversed, Err(EnrollError::SiteSvn { got: 1, active: 2 })), "{reversed:?}");
+}
+
 #[test]
 fn records_of_another_root_or_with_open_aml_are_refused() {
     let (_dir, mut store) = store();
