@@ -4,8 +4,13 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use coffer_evidence::{HostData, LaunchDigest, ReportData};
+use coffer_evidence::Family;
+
+use crate::collateral::kds::{PUBLIC_CA, PUBLIC_URL};
 
 mod operate;
+pub mod policy;
 
 pub use operate::{AdminCommand, AuditCommand, KeySource, KeysCommand, RevocationsCommand, Revoke, RevokeKind, Status};
 
@@ -46,6 +51,18 @@ pub enum Command {
         #[command(subcommand)]
         command: SiteCommand,
     },
+    /// What evidence and rego a project asks for: look, change, try, go back, export
+    Policy {
+        /// What to do
+        #[command(subcommand)]
+        command: policy::PolicyCommand,
+    },
+    /// Fill the store of AMD's certificates and revocation lists, and look at it
+    Collateral {
+        /// What to do
+        #[command(subcommand)]
+        command: CollateralCommand,
+    },
     /// Revoke a site, an image, a chip, a key or an admin for good, from the next call on
     Revoke(Revoke),
     /// The numbered list of revocations: list, export, verify, import
@@ -76,6 +93,11 @@ pub enum Command {
     Status(Status),
     /// Explain a refusal or an attestation: the rule, both values, where to change it
     Explain(Explain),
+    /// Appraise evidence from a file: every check with its verdict, no service needed
+    Appraise(Appraise),
+    /// Print every code a peer can be told, its meaning and its remedy
+    #[command(hide = true)]
+    Reasons(Reasons),
 }
 
 /// `init`
@@ -114,6 +136,58 @@ pub struct Serve {
     #[arg(long, value_name = "FILE")]
     pub audit_head: Option<PathBuf>,
     /// Print what is listened on as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+const APPRAISE: &str = "\
+Example, a report that somebody asked for with 64 bytes of their own:
+  coffer-attest appraise report.bin --vek vcek.der --policy policy.json --report-data 01ab...
+
+Exit codes:
+  0  accepted
+  1  refused; the last line names the rule
+  2  unusable input, or a wrong command line";
+
+/// `appraise`
+#[derive(Debug, Args)]
+#[command(after_help = APPRAISE)]
+pub struct Appraise {
+    /// A report (1184 bytes, or their hexadecimal or base64 text), KBS wire JSON, or a captured body of POST /kbs/v0/attest
+    pub evidence: PathBuf,
+    /// Certificates to use instead of those of the evidence: the VCEK or VLEK, DER, or PEM with what else its chain needs
+    #[arg(long, value_name = "FILE")]
+    pub vek: Option<PathBuf>,
+    /// What REPORT_DATA must be, 128 hexadecimal digits; not compared without it, unless a captured body says it
+    #[arg(long, value_name = "HEX")]
+    pub report_data: Option<ReportData>,
+    /// What HOST_DATA must be, 64 hexadecimal digits: SHA-256 of the site config
+    #[arg(long, value_name = "HEX")]
+    pub host_data: Option<HostData>,
+    /// A launch digest that is allowed, 96 hexadecimal digits; may be repeated
+    #[arg(long, value_name = "HEX")]
+    pub launch_digest: Vec<LaunchDigest>,
+    /// When; now, if not given
+    #[arg(long, value_name = "RFC3339")]
+    pub at: Option<String>,
+    /// A project's policy document, or its reference values alone; nothing is accepted without
+    #[arg(long, value_name = "FILE")]
+    pub policy: Option<PathBuf>,
+    /// A revocation list of AMD's, DER or PEM; may be repeated
+    #[arg(long, value_name = "FILE")]
+    pub crl: Vec<PathBuf>,
+    /// A simulator's root certificate; AMD's evidence is then refused
+    #[arg(long, value_name = "FILE")]
+    pub ark: Option<PathBuf>,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `reasons`
+#[derive(Debug, Args)]
+pub struct Reasons {
+    /// Print them as JSON
     #[arg(long)]
     pub json: bool,
 }
@@ -167,6 +241,73 @@ pub enum SiteCommand {
         #[command(flatten)]
         access: Access,
     },
+}
+
+/// What to do with collateral
+#[derive(Debug, Subcommand)]
+pub enum CollateralCommand {
+    /// Verify and take in certificates (VCEK, VLEK, ASK, ASVK) and revocation lists, DER or PEM
+    Import {
+        /// Files, or folders such as a Trustee offline store (vcek/<hwid>/…)
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+        /// Where
+        #[command(flatten)]
+        access: Access,
+    },
+    /// Have the service fetch from its key server: a family's chains and revocation list, or one chip's VCEK
+    Fetch {
+        /// Processor family: milan, genoa or turin; may be repeated
+        #[arg(long = "family", value_name = "FAMILY", required = true)]
+        families: Vec<Family>,
+        /// Which chip
+        #[command(flatten)]
+        chip: ChipArgs,
+        /// Seconds to wait for the fetches to end
+        #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+        wait: u64,
+        /// Where
+        #[command(flatten)]
+        access: Access,
+    },
+    /// Show what there is, what is queued, what ends soon
+    Status {
+        /// Where
+        #[command(flatten)]
+        access: Access,
+    },
+    /// Fetch to files, without a service: for one that makes no outgoing connections
+    Download {
+        /// Folder for the files
+        #[arg(long, value_name = "DIR")]
+        to: PathBuf,
+        /// Processor family: milan, genoa or turin; may be repeated
+        #[arg(long = "family", value_name = "FAMILY", required = true)]
+        families: Vec<Family>,
+        /// Which chip
+        #[command(flatten)]
+        chip: ChipArgs,
+        /// Key server
+        #[arg(long, value_name = "https://HOST[:PORT]", default_value = PUBLIC_URL)]
+        url: String,
+        /// Authorities that may have certified the key server, PEM
+        #[arg(long, value_name = "FILE", default_value = PUBLIC_CA)]
+        ca: PathBuf,
+        /// Print the result as JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// One chip at a TCB
+#[derive(Debug, Args)]
+pub struct ChipArgs {
+    /// Chip id of a report, or hardware id, in hexadecimal; with --tcb, only its VCEK is fetched
+    #[arg(long, value_name = "HEX", requires = "tcb")]
+    pub chip: Option<String>,
+    /// TCB of the chip: bootloader=N,tee=N,snp=N,microcode=N, on Turin fmc=N too
+    #[arg(long, value_name = "TCB", requires = "chip")]
+    pub tcb: Option<String>,
 }
 
 /// How to reach the service

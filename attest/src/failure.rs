@@ -9,6 +9,8 @@ use std::process::ExitCode;
 pub enum Exit {
     /// Something on this machine: a file, a key, the database.
     Failed = 1,
+    /// `appraise`: an input that is no evidence, certificate, policy or time.
+    Unusable = 2,
     /// The service was reached and refused.
     Refused = 3,
     /// The service was not reached, or is not the one that was pinned.

@@ -1,9 +1,13 @@
 //! Attestation service: verifier, key broker, token issuer.
 #![forbid(unsafe_code)]
 
+mod bounded;
+mod appraise;
 mod cli;
 mod client;
 mod clock;
+mod collateral;
+mod collateral_cli;
 mod config;
 mod explain;
 mod failure;
@@ -16,6 +20,7 @@ mod live;
 mod memory;
 mod net;
 mod operate;
+mod policy;
 mod reason;
 mod revocation;
 mod serve;
@@ -37,7 +42,11 @@ fn main() -> ExitCode {
         Command::Init(args) => init::run(args),
         Command::Serve(args) => serve::run(args),
         Command::Site { command } => site::run(command),
+        Command::Policy { command } => policy::command::run(command),
+        Command::Collateral { command } => collateral_cli::run(command),
         Command::Explain(args) => explain::run(args),
+        Command::Appraise(args) => appraise::run(args),
+        Command::Reasons(args) => reason::print(args),
         Command::Revoke(args) => operate::revocation::revoke(args),
         Command::Revocations { command } => operate::revocation::run(command),
         Command::Admin { command } => operate::admin::run(command),

@@ -10,6 +10,9 @@ use coffer_protocol::ErrorKind;
 use coffer_verify::Rule;
 use serde::Serialize;
 
+use crate::cli;
+use crate::failure::{Failure, OrFail};
+
 /// Who is known to have sent what was refused. Decides what is recorded, and who is told more than a code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -187,6 +190,12 @@ reasons! {
     AdditionalEvidence "additional_evidence" FORBIDDEN AttestationError Anybody,
         "sends device evidence, which this build does not judge",
         "site: boot without the device; nothing that is not judged is passed over";
+    CollateralMissing "collateral_missing" FORBIDDEN AttestationError Anybody,
+        "comes without the certificate of the key that signed, and this service has none either and nowhere to get it",
+        "operator: `coffer-attest collateral import` it (`collateral download` fetches it on another machine), or set `[kds] enabled = true`";
+    CollateralPending "collateral_pending" SERVICE_UNAVAILABLE AttestationError Anybody,
+        "comes without the certificate of the key that signed, which this service is fetching from AMD's key server",
+        "operator: guests try again by themselves; if it lasts, `coffer-attest collateral status` shows why";
     Purpose "purpose" FORBIDDEN AttestationError Anybody,
         "asks for a purpose this build does not serve",
         "project admin: build the site without a GPU requirement";
@@ -196,6 +205,9 @@ reasons! {
     Policy "policy" FORBIDDEN AttestationError Guest,
         "is genuine and enrolled, but the rego policy does not allow it",
         "project admin: read the project's policy, or ask the operator about `kbs-policy/*.rego`";
+    StockReferenceValue "stock_reference_value" FORBIDDEN AttestationError Guest,
+        "is genuine and enrolled, but a value of its report is not in the project's exact list",
+        "project admin: `stock_reference_values` of the project's policy; a list under a stock name compares by membership";
     Token "token" UNAUTHORIZED TokenVerifierError Anybody,
         "brings a bearer token that is not this service's, expired, or of another kind",
         "client: attest again; job tokens are for gates and fetch nothing here";
@@ -280,9 +292,30 @@ reasons! {
     Record "record" CONFLICT PolicyDeny Admin,
         "enrolls a record with a value that no site can have",
         "project admin: the answer names the member and what is accepted; build again";
+    PolicyDocument "policy_document" BAD_REQUEST PolicyDeny Admin,
+        "sends a policy document that does not parse, or whose rego does not stand its tests",
+        "project admin: the answer names the member, the fixture or the line; the version in force stays";
+    PolicyConflict "policy_conflict" CONFLICT PolicyDeny Admin,
+        "changes another version of a policy than the one in force",
+        "project admin: look at `coffer-attest policy show`, make the change to that version, and name it in `--replaces`";
+    NoSuchPolicy "no_such_policy" NOT_FOUND PluginNotFound Admin,
+        "asks for a version of a policy that there is not",
+        "project admin: `coffer-attest policy history` lists them";
+    BearerScope "bearer_scope" FORBIDDEN AdminAuthAccess Admin,
+        "makes a call that its bearer token does not cover",
+        "project admin: ask for one that does: `coffer-attest admin bearer --project PROJECT --scope SCOPE`";
+    NotWritable "not_writable" FORBIDDEN PolicyDeny Admin,
+        "writes a resource that the project's policy does not list as writable",
+        "project admin: list the path in `stock_resources` with `writable: true`; secrets of an enrollment are never written so";
+    StockForm "stock_form" BAD_REQUEST SerdeError Admin,
+        "sends a policy or reference value in a form that has no meaning here",
+        "project admin: the answer says what to send instead, mostly `coffer-attest policy set`";
     NoSuchRefusal "no_such_refusal" NOT_FOUND PluginNotFound Admin,
         "asks for an id under which nothing is known",
         "admin: is it this service's, and whole? Refusals of strangers are kept in memory, until a restart or newer ones";
+    KeyServerOff "key_server_off" CONFLICT PolicyDeny Admin,
+        "asks for a fetch from a key server, and this service makes no outgoing connections",
+        "operator: `[kds] enabled = true` in coffer-attest.toml, or `coffer-attest collateral download` elsewhere and `import` here";
     Internal "internal" INTERNAL_SERVER_ERROR PluginInternalError Anybody,
         "met a fault of this service; nothing was released",
         "operator: the service's log has it under the id";
@@ -339,6 +372,56 @@ const fn rule_commands(rule: Rule) -> &'static [&'static str] {
         Rule::ChipRevoked | Rule::KeyRevoked | Rule::LaunchDigestRevoked => REVOCATIONS,
         _ => &[],
     }
+}
+
+/// `coffer-attest reasons`: the table of `README.md`, or JSON for a monitor that wants to know every code.
+///
+/// # Errors
+/// None; every command may have some.
+pub fn print(args: &cli::Reasons) -> Result<(), Failure> {
+    if args.json {
+        let rows: Vec<_> = Reason::all().map(Row::of).collect();
+        println!("{}", serde_json::to_string(&rows).or_fail("cannot print")?);
+    } else {
+        print!("{}", markdown());
+    }
+    Ok(())
+}
+
+/// One code, as JSON.
+#[derive(Serialize)]
+struct Row {
+    code: &'static str,
+    status: u16,
+    sender: Sender,
+    meaning: &'static str,
+    remedy: &'static str,
+    commands: &'static [&'static str],
+}
+
+impl Row {
+    fn of(reason: Reason) -> Self {
+        Self {
+            code: reason.code(),
+            status: reason.status().as_u16(),
+            sender: reason.sender(),
+            meaning: reason.meaning(),
+            remedy: reason.remedy(),
+            commands: reason.commands(),
+        }
+    }
+}
+
+/// The table of every code, as markdown.
+fn markdown() -> String {
+    let mut table = String::from(
+        "| code | status | from | the question answered with no, or what was done | who can do what |\n|---|---|---|---|---|\n",
+    );
+    for reason in Reason::all() {
+        let (status, sender) = (reason.status().as_u16(), reason.sender());
+        table.push_str(&format!("| `{reason}` | {status} | {sender} | {} | {} |\n", reason.meaning(), reason.remedy()));
+    }
+    table
 }
 
 impl fmt::Display for Reason {

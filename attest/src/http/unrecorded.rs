@@ -3,8 +3,8 @@
 //! Nobody can be held to one: anybody can have sent what was refused. No source can push out another's: each has a bound of its
 //! own, and where there is room for no more, the source that holds most gives up its oldest.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::cmp::Reverse;
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 
