@@ -245,10 +245,6 @@ rules! {
     EnrolledTcbFloor, "enrolled_tcb_floor", "TCB",
         "is every component of all four TCBs at least the enrollment's floor, if it has one?",
         "update the host's firmware and commit it, or enroll the site with another `tcb_floor`";
-    /// GUEST_SVN is at least the enrollment's.
-    EnrolledGuestSvn, "enrolled_guest_svn", "GUEST_SVN",
-        "is GUEST_SVN at least the enrollment's minimum, if it has one?",
-        "start the bundle that was enrolled, with its ID block";
     /// The ID key is the enrollment's.
     EnrolledIdKey, "enrolled_id_key", "ID key",
         "is the ID block signed by the key the enrollment names, if it names one?",
@@ -256,6 +252,10 @@ rules! {
     /// The author key is the enrollment's.
     EnrolledAuthorKey, "enrolled_author_key", "author key",
         "is the ID key signed by the author key the enrollment names, if it names one?",
+        "start the bundle that was enrolled, with its ID block";
+    /// GUEST_SVN is at least the enrollment's. After the keys: it counts for as much as whoever signed it.
+    EnrolledGuestSvn, "enrolled_guest_svn", "GUEST_SVN",
+        "is GUEST_SVN at least the enrollment's minimum, if it has one?",
         "start the bundle that was enrolled, with its ID block";
 }
 
