@@ -143,6 +143,8 @@ pub enum Fault {
     AuthorKeyMode { path: PathBuf, mode: u32 },
     #[error("`{got}` is not a chip id: 128 lower-case hexadecimal digits")]
     ChipId { got: String },
+    #[error("is zero, which is what reports say where the chip is hidden")]
+    ChipHidden,
     #[error("is listed twice")]
     ChipTwice,
     #[error("the base is simulated, but no `simulator_ark` is given")]
@@ -234,6 +236,7 @@ impl Fault {
             Self::AuthorKey { .. } => "`coffer author-key new --out FILE` makes one",
             Self::AuthorKeyMode { .. } => "chmod 600 it; if others could read it, make a new one with `coffer author-key new`",
             Self::ChipId { .. } => "CHIP_ID of the machine's attestation report, all 64 bytes; on Turin 8 bytes and zeros",
+            Self::ChipHidden => "a site whose reports hide the chip cannot be bound to one: leave `chip_ids` out",
             Self::ChipTwice => "list each chip once",
             Self::ArkMissing => "add `simulator_ark: sim/ark.pem` (made by `coffer-simulator init sim`), or use a production base",
             Self::ArkUnwanted => "remove it, or use a base made with `coffer base build --simulated`",

@@ -25,6 +25,9 @@ pub fn chip_ids(source: &Source, given: Option<&Spanned<Vec<Spanned<String>>>>) 
         let Ok(chip) = text.value.parse::<ChipId>() else {
             return Err(source.refuse(text, field, Fault::ChipId { got: text.value.chars().take(140).collect() }));
         };
+        if chip.as_bytes().iter().all(|byte| *byte == 0) {
+            return Err(source.refuse(text, field, Fault::ChipHidden));
+        }
         if chips.contains(&chip) {
             return Err(source.refuse(text, field, Fault::ChipTwice));
         }
