@@ -12,6 +12,8 @@ use tokio::net::TcpListener;
 
 use crate::cli;
 use crate::clock::unix_now;
+use crate::collateral::Library;
+use crate::collateral::kds::{Kds, KdsConfig};
 use crate::config::Config;
 use crate::failure::{Exit, Failure, OrFail};
 use crate::http::{Service, router};
@@ -21,10 +23,10 @@ use crate::net;
 use crate::operate::audit::read_head;
 use crate::operate;
 use crate::session::CookieKey;
-use crate::store::{ServiceKey, Store};
+use crate::store::{ServiceKey, SharedStore, Store};
 use crate::tls::server_config;
 
-/// How often used nonces are forgotten and counters logged.
+/// How often used nonces are forgotten, overlaps that are over written down, and counters logged.
 const HOUSEKEEPING: Duration = Duration::from_secs(60);
 /// How many of these rounds go by between two audit heads in the log: ten minutes.
 const ROUNDS_PER_HEAD: u64 = 10;
@@ -40,7 +42,7 @@ pub fn run(args: &cli::Serve) -> Result<(), Failure> {
     let store = open_store(&layout)?;
     check_age(&store, args)?;
     let tls = server_config(&layout).or_fail("cannot use the server certificate")?;
-    let service = Arc::new(build(store, &config)?);
+    let service = Arc::new(build(store, &layout, &config)?);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().or_fail("cannot start")?;
     runtime.block_on(async {
         let listener = TcpListener::bind(args.listen).await.or_fail(&format!("cannot listen on {}", args.listen))?;
@@ -48,6 +50,9 @@ pub fn run(args: &cli::Serve) -> Result<(), Failure> {
         let stop = net::Stop::listen().or_fail("cannot listen for signals")?;
         announce(&layout, address, args.json)?;
         tokio::spawn(housekeeping(Arc::clone(&service)));
+        let librarian = Arc::clone(&service);
+        let thread = std::thread::Builder::new().name("collateral".to_owned());
+        thread.spawn(move || librarian.collateral().work(&*librarian)).or_fail("cannot start")?;
         let served = net::serve(listener, tls, Arc::clone(&service), router(Arc::clone(&service)), config.limits, stop).await;
         // Absent where somebody has cleaned up; the file only helps `--dir`.
         let _ = std::fs::remove_file(layout.listening());
@@ -95,19 +100,36 @@ fn check_age(store: &Store, args: &cli::Serve) -> Result<(), Failure> {
         .hint("the log was cut off or the database is an older copy: restore a newer backup, or take a new head if you accept the loss"))
 }
 
-fn build(store: Store, config: &Config) -> Result<Service, Failure> {
+fn build(store: Store, layout: &Layout, config: &Config) -> Result<Service, Failure> {
     let doing = "cannot use the database";
+    // On the disk before this returns: challenges answered before a crash are refused for their epoch.
     let epoch = store.raise_epoch(unix_now()).or_fail(doing)?;
     let keys = store.token_keys().or_fail("cannot use the token keys")?;
     let cookies = CookieKey::new(*fixed(&store.key(ServiceKey::Cookie).or_fail(doing)?)?);
     let root_of_trust = store.root_of_trust();
     let ark = store.ark().or_fail(doing)?;
-    let judge = Judge::new(root_of_trust, ark.as_deref(), keys, config).or_fail("cannot use the root of trust")?;
-    if config.families.is_empty() {
-        tracing::warn!("no family is accepted: state `families` and their [tcb_floor] in coffer-attest.toml");
+    let judge = Judge::new(root_of_trust, ark.as_deref(), keys, store.policies().or_fail(doing)?, config).or_fail("cannot use the root of trust and the policies")?;
+    if !judge.policies().accepts_anything() {
+        tracing::warn!("no evidence is accepted: no policy takes any family; coffer-attest policy set FILE --default, or --project NAME");
     }
+    let library = library(&store, &judge, layout, config)?;
+    let judge = judge.with_library(library);
     tracing::info!(%root_of_trust, epoch, "starting");
+    let store = SharedStore::new(store, &layout.database()).or_fail(doing)?;
     Ok(Service::new(store, cookies, epoch, judge, config))
+}
+
+/// What is known of certificates, and where to ask for more, if anywhere.
+fn library(store: &Store, judge: &Judge, layout: &Layout, config: &Config) -> Result<Library, Failure> {
+    let KdsConfig { enabled, url, ca } = &config.kds;
+    let kds = enabled.then(|| Kds::new(url, &layout.dir().join(ca))).transpose();
+    let kds = kds.map_err(|e| {
+        let failure = Failure::new(format!("cannot use the key server: {}", crate::failure::chain(&e)));
+        failure.hint("[kds] ca in coffer-attest.toml; on Debian, the package ca-certificates has the public authorities")
+    })?;
+    let rows = store.collateral().or_fail("cannot use the database")?;
+    tracing::info!(pieces = rows.len(), key_server = kds.as_ref().map_or("off", Kds::url), "collateral");
+    Ok(Library::open(rows, judge.roots().clone(), kds))
 }
 
 fn fixed(bytes: &[u8]) -> Result<zeroize::Zeroizing<[u8; 32]>, Failure> {
@@ -152,6 +174,11 @@ async fn housekeeping(service: Arc<Service>) {
             }
             if let Err(error) = service.change_keys(|store| store.forget_old_token_keys(unix_now())) {
                 tracing::error!(%error, "cannot destroy old token keys");
+            }
+            match service.store().end_overlaps(unix_now()) {
+                Ok(0) => {}
+                Ok(configs) => tracing::info!(configs, "overlaps are over: superseded configs are revoked"),
+                Err(error) => tracing::error!(%error, "cannot revoke superseded configs"),
             }
             service.store().forget(unix_now())
         });

@@ -43,7 +43,7 @@ impl fmt::Debug for CookieKey {
 pub struct Challenged {
     /// The service's epoch when it was made.
     pub epoch: u64,
-    /// Unix seconds.
+    /// Seconds since the service's start.
     pub expires_at: u64,
     /// What the evidence must answer.
     pub nonce: Nonce,
@@ -87,9 +87,9 @@ pub enum CookieError {
     /// Too old.
     #[error("session cookie expired at {expires_at}, it is {now}")]
     Expired {
-        /// Unix seconds.
+        /// Seconds, by the clock of its kind.
         expires_at: u64,
-        /// Unix seconds.
+        /// Seconds, by the same clock.
         now: u64,
     },
 }

@@ -1,8 +1,9 @@
 //! `POST /kbs/v0/attest`: redeems a challenge, judges the evidence, issues a token and opens a session.
 
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use axum::extract::State;
+use axum::extract::{ConnectInfo, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, SET_COOKIE};
 use axum::http::HeaderMap;
 use axum::response::IntoResponse;
@@ -15,23 +16,22 @@ use super::extract::{Typed, session_cookie};
 use super::problem::{Problem, RefusalId};
 use super::{Holder, Service, blocking};
 use crate::clock::unix_now;
+use crate::collateral::Completed;
 use crate::failure::chain;
-use crate::judge::{Issued, Refused, revoked};
+use crate::judge::{token_request, Issued, Refused, revoked};
 use crate::reason::{Reason, Values};
 use crate::session::{ATTESTED_TTL_S, Attested, Challenged, CookieError, set_cookie};
-use crate::store::{Entry, Event, Site, Subject};
-
-/// How long a nonce is remembered after its cookie has expired, in seconds: the clock may be set back a little.
-const SPENT_GRACE_S: u64 = 3600;
+use crate::store::{Asked, Basis, Entry, Event, Site, Standing, Subject};
 
 /// Redeems, judges, answers `{"token": …}`.
 pub async fn attest(
     State(service): State<Arc<Service>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
     headers: HeaderMap,
     Typed(attestation): Typed<Attestation>,
 ) -> Result<impl IntoResponse, Problem> {
     let cookie = session_cookie(&headers).ok_or_else(|| challenge_problem(Reason::NoChallenge, &"no session cookie"))?.to_owned();
-    let (token, cookie) = blocking(&service, move |service| decide(service, &cookie, &attestation)).await?;
+    let (token, cookie) = blocking(&service, move |service| decide(service, peer.ip(), &cookie, &attestation)).await?;
     let headers = [
         (SET_COOKIE, set_cookie(&cookie, ATTESTED_TTL_S)),
         (CONTENT_TYPE, "application/json".to_owned()),
@@ -41,45 +41,52 @@ pub async fn attest(
 }
 
 /// The token and the new cookie's value.
-fn decide(service: &Service, cookie: &str, attestation: &Attestation) -> Result<(String, String), Problem> {
+fn decide(service: &Service, peer: IpAddr, cookie: &str, attestation: &Attestation) -> Result<(String, String), Problem> {
     let now = unix_now();
-    redeem(service, cookie, attestation, now)?;
+    redeem(service, cookie, attestation)?;
     check_purpose(attestation)?;
     let evidence = SnpEvidence::from_json(attestation.primary_evidence.get().as_bytes()).map_err(|e| {
         let reject = Reject::from(e);
         Problem::refuse(Reason::Rule(reject.rule()), &chain(&reject))
     })?;
-    let fields = evidence.report.fields();
-    let host_data = fields.host_data;
+    let host_data = evidence.report.fields().host_data;
     check_init_data(attestation, &host_data)?;
-    let site = service.store().site(&host_data).map_err(|e| Problem::internal(&e))?;
+    let site = service.store.site(&host_data).map_err(|e| Problem::internal(&e))?;
+    let enrolled = site.as_ref().is_some_and(|site| site.standing == Standing::Active);
+    let Completed { evidence, is_new } = service.collateral().complete(evidence, enrolled.then_some(peer)).map_err(Problem::from)?;
+    let fields = evidence.report.fields();
     let runtime_data = &attestation.runtime_data;
     let report_data = runtime_data.report_data(&attestation.additional_evidence).map_err(|e| Problem::internal(&e))?;
     let report_data = ReportData::new(*report_data.as_bytes());
+    // What another policy could be asked about later.
+    let basis = || Basis { asked: Asked::Token(token_request(runtime_data.coffer())), evidence: Some(evidence.clone()) };
     let verified = service
         .judge
-        .appraise(&evidence, report_data, site.as_ref(), now)
-        .map_err(|refused| record_refusal(service, &refused, fields, site.as_ref(), now))?;
+        .appraise(&evidence, report_data, site.as_deref(), now)
+        .map_err(|refused| record_refusal(service, &refused, fields, site.as_deref(), basis(), now))?;
     let Some(site) = site else {
         // `verify` has just compared the report with this very record.
         return Err(Problem::internal(&"evidence verified without an enrollment"));
     };
+    if is_new {
+        service.collateral().remember(&evidence);
+    }
     let facts = EvidenceFacts::of(&verified);
     service
         .judge
         .may_attest(&facts, &site, runtime_data.coffer())
-        .map_err(|refused| record_refusal(service, &refused, fields, Some(&site), now))?;
+        .map_err(|refused| record_refusal(service, &refused, fields, Some(&site), basis(), now))?;
     service.take_decision(Holder::Site(host_data))?;
     let id = RefusalId::new();
     let Issued { token, coffer } =
         service.judge.issue(&verified, &site.record, runtime_data, id.as_str(), now).map_err(|e| Problem::internal(&e))?;
     let detail = format!("purpose={} family={} chip={} instance={}", coffer.purpose, coffer.family, verified.chip_id, coffer.instance);
-    let entry = Entry::new(now, Event::Attest, id.as_str(), "ok", detail, subject(host_data, Some(&site)));
+    let entry = Entry::new(now, Event::Attest, id.as_str(), "ok", detail, subject(host_data, Some(&site))).with_basis(basis());
     if !service.store().record_while_active(&host_data, entry).map_err(|e| Problem::internal(&e))? {
         // Revoked while the evidence was being judged.
         let site = service.store().site(&host_data).map_err(|e| Problem::internal(&e))?;
-        return Err(match site.as_ref().and_then(revoked) {
-            Some(refused) => record_refusal(service, &refused, fields, site.as_ref(), now),
+        return Err(match site.as_ref().and_then(|site| revoked(site, now)) {
+            Some(refused) => record_refusal(service, &refused, fields, site.as_ref(), basis(), now),
             None => Problem::internal(&"an enrollment went away without a revocation"),
         });
     }
@@ -102,7 +109,8 @@ fn decide(service: &Service, cookie: &str, attestation: &Attestation) -> Result<
 }
 
 /// Spends the challenge before anything is verified: one nonce, one attempt.
-fn redeem(service: &Service, cookie: &str, attestation: &Attestation, now: u64) -> Result<(), Problem> {
+fn redeem(service: &Service, cookie: &str, attestation: &Attestation) -> Result<(), Problem> {
+    let now = service.uptime_s();
     let challenge: Challenged = service.cookies.open(cookie, service.epoch, now).map_err(|e| {
         let reason = match e {
             CookieError::Unreadable => Reason::ChallengeUnreadable,
@@ -111,9 +119,7 @@ fn redeem(service: &Service, cookie: &str, attestation: &Attestation, now: u64) 
         };
         challenge_problem(reason, &e)
     })?;
-    let forget_at = challenge.expires_at.saturating_add(SPENT_GRACE_S);
-    let fresh = service.store().spend("challenge", challenge.nonce.as_bytes(), forget_at).map_err(|e| Problem::internal(&e))?;
-    if !fresh {
+    if !service.store.challenges().spend(&challenge.nonce, challenge.expires_at, now) {
         return Err(challenge_problem(Reason::ChallengeSpent, &format!("nonce {} was redeemed before", challenge.nonce)));
     }
     let got = attestation.runtime_data.nonce();
@@ -156,7 +162,14 @@ fn purpose(attestation: &Attestation) -> Purpose {
     attestation.runtime_data.coffer().map_or(Purpose::Boot, |bound| bound.purpose)
 }
 
-fn record_refusal(service: &Service, refused: &Refused, report: &ReportFields, site: Option<&Site>, now: u64) -> Problem {
+fn record_refusal(
+    service: &Service,
+    refused: &Refused,
+    report: &ReportFields,
+    site: Option<&Site>,
+    basis: Basis,
+    now: u64,
+) -> Problem {
     let id = RefusalId::new();
     if !refused.authenticated {
         return Problem::refuse_as(id, refused.reason, &refused.detail).with_values(refused.values.clone());
@@ -166,7 +179,8 @@ fn record_refusal(service: &Service, refused: &Refused, report: &ReportFields, s
         return too_often;
     }
     let entry = Entry::new(now, Event::Refuse, id.as_str(), refused.reason.code(), refused.detail.clone(), subject(host_data, site))
-        .with_values(refused.values.clone());
+        .with_values(refused.values.clone())
+        .with_basis(basis);
     match service.store().record(entry) {
         Ok(()) => Problem::refuse_as(id, refused.reason, &refused.detail).recorded(),
         Err(error) => Problem::internal(&error),

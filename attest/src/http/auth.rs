@@ -10,7 +10,6 @@ use coffer_protocol::{Challenge, Nonce, Request, Tee};
 use super::Service;
 use super::extract::Typed;
 use super::problem::Problem;
-use crate::clock::unix_now;
 use crate::kek::random;
 use crate::reason::{Reason, Values};
 use crate::session::{CHALLENGE_TTL_S, Challenged, set_cookie};
@@ -22,7 +21,7 @@ pub async fn auth(State(service): State<Arc<Service>>, Typed(request): Typed<Req
         return Err(Problem::refuse(Reason::Tee, &why).with_values(Some(Values::new(&"snp", got))));
     }
     let nonce = Nonce::new(random().map_err(|e| Problem::internal(&e))?);
-    let state = Challenged { epoch: service.epoch, expires_at: unix_now().saturating_add(CHALLENGE_TTL_S), nonce, coffer: request.coffer };
+    let state = Challenged { epoch: service.epoch, expires_at: service.uptime_s().saturating_add(CHALLENGE_TTL_S), nonce, coffer: request.coffer };
     let cookie = service.cookies.seal(&state).map_err(|e| Problem::internal(&e))?;
     let headers = [
         (SET_COOKIE, set_cookie(&cookie, CHALLENGE_TTL_S)),

@@ -5,6 +5,7 @@ mod admins;
 mod attest;
 mod audit;
 mod auth;
+mod collateral;
 mod explain;
 mod extract;
 mod guard;
@@ -12,40 +13,44 @@ mod health;
 mod holder;
 mod jwks;
 mod keys;
+mod policy;
 pub mod problem;
 mod queue;
 mod rate;
 mod resource;
+mod stock;
 mod revocation;
 mod status;
 mod unrecorded;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
 use axum::routing::{get, post};
 use axum::{Router, middleware};
 
 use crate::clock::unix_now;
+use crate::collateral::Library;
 use crate::config::Config;
 use crate::judge::Judge;
 use crate::live::Live;
 use crate::reason::Reason;
 use crate::revocation::Revocations;
 use crate::session::CookieKey;
-use crate::store::{Store, StoreError};
+use crate::store::{Locked, SharedStore, Store, StoreError};
 use guard::Counters;
 pub use holder::Holder;
 use holder::HolderBound;
 use problem::Problem;
 use queue::FairQueue;
 use unrecorded::Refusals;
-pub use rate::{Held, SourceBound, SourceShare};
+pub use rate::{Held, SourceBound, SourceShare, network};
 
 /// Everything a request may need. Nothing in it is per session.
 #[derive(Debug)]
 pub struct Service {
-    store: Mutex<Store>,
+    store: SharedStore,
+    started: Instant,
     cookies: CookieKey,
     epoch: u64,
     judge: Judge,
@@ -62,15 +67,17 @@ pub struct Service {
 impl Service {
     /// A service in a new epoch.
     #[must_use]
-    pub fn new(store: Store, cookies: CookieKey, epoch: u64, judge: Judge, config: &Config) -> Self {
+    pub fn new(store: SharedStore, cookies: CookieKey, epoch: u64, judge: Judge, config: &Config) -> Self {
         let limits = config.limits;
         let bound = SourceBound::new(limits.requests_per_second_per_source, limits.burst_per_source, Instant::now());
         let tls_name = config.tls_name.clone();
         let queue = FairQueue::new(turns(), limits.waiting as usize);
         let holders = HolderBound::new(limits.decisions_per_minute_per_site, limits.burst_per_site);
+        let revocations = store.lock().revocations();
         Self {
-            revocations: store.revocations(),
-            store: Mutex::new(store),
+            revocations,
+            store,
+            started: Instant::now(),
             cookies,
             epoch,
             judge,
@@ -85,9 +92,13 @@ impl Service {
     }
 
     /// The database, for one short operation.
-    pub fn store(&self) -> MutexGuard<'_, Store> {
-        // Each operation is one statement or one transaction: after a panic SQLite has rolled back.
-        self.store.lock().unwrap_or_else(PoisonError::into_inner)
+    pub fn store(&self) -> Locked<'_> {
+        self.store.lock()
+    }
+
+    /// Seconds since the start, by a clock that nobody sets: what challenges expire by. They end at a restart anyway.
+    fn uptime_s(&self) -> u64 {
+        self.started.elapsed().as_secs()
     }
 
     /// What is revoked at this moment, from memory.
@@ -105,6 +116,11 @@ impl Service {
         let done = change(&mut *store)?;
         self.judge.keys().replace(store.token_keys()?);
         Ok(done)
+    }
+
+    /// Certificates and revocation lists, in memory.
+    pub const fn collateral(&self) -> &Library {
+        self.judge.library()
     }
 
     /// Counts one decision about evidence whose signature holds against whoever answers for it. Call it before anything is
@@ -130,22 +146,23 @@ fn turns() -> usize {
     std::thread::available_parallelism().map_or(2, std::num::NonZero::get) * 2
 }
 
-/// Runs database and cryptography off the threads that move bytes, when it is the request's turn.
+/// Runs database and cryptography off the threads that move bytes, when it is the request's turn, and lets nobody hear of the
+/// result before what it recorded is on the disk.
 async fn blocking<T: Send + 'static>(
     service: &Arc<Service>,
     work: impl FnOnce(&Service) -> Result<T, Problem> + Send + 'static,
 ) -> Result<T, Problem> {
     let turn = service.queue.enter(guard::source()).await.map_err(|e| Problem::refuse_quietly(Reason::Busy, &e))?;
-    let service = Arc::clone(service);
+    let shared = Arc::clone(service);
     let done = tokio::task::spawn_blocking(move || {
         // Here, so that work that outlives its request still counts.
         let _turn = turn;
-        work(&service)
+        SharedStore::run(|| work(&shared))
     });
-    match done.await {
-        Ok(result) => result,
-        Err(error) => Err(Problem::internal(&error)),
-    }
+    let done = done.await;
+    let (result, ticket) = done.map_err(|e| Problem::internal(&e))?;
+    service.store.durable(ticket).await.map_err(|e| Problem::internal(&e))?;
+    result
 }
 
 /// Every route there is.
@@ -153,13 +170,15 @@ pub fn router(service: Arc<Service>) -> Router {
     Router::new()
         .route("/kbs/v0/auth", post(auth::auth))
         .route("/kbs/v0/attest", post(attest::attest))
-        .route("/kbs/v0/resource/{project}/{site}/{tag}", get(resource::resource))
+        .route("/kbs/v0/resource/{project}/{site}/{tag}", get(resource::resource).post(stock::set_resource).delete(stock::delete_resource))
         .route("/.well-known/jwks.json", get(jwks::jwks))
         .route("/healthz", get(health::health))
         .route("/coffer/v1/sites", get(admin::list).post(admin::enroll))
         .route("/coffer/v1/sites/{project}/{site}", get(admin::show))
         .route("/coffer/v1/sites/{project}/{site}/revoke", post(admin::revoke))
         .route("/coffer/v1/refusals/{id}", get(explain::explain))
+        .route("/coffer/v1/collateral", get(collateral::status).post(collateral::import))
+        .route("/coffer/v1/collateral/fetch", post(collateral::fetch))
         .route("/coffer/v1/revocation-list", get(revocation::public))
         .route("/coffer/v1/revocations", get(revocation::list).post(revocation::revoke))
         .route("/coffer/v1/revocations/export", get(revocation::export))
@@ -171,6 +190,8 @@ pub fn router(service: Arc<Service>) -> Router {
         .route("/coffer/v1/audit", get(audit::export))
         .route("/coffer/v1/audit/head", get(audit::head))
         .route("/coffer/v1/status", get(status::status))
+        .merge(policy::routes())
+        .merge(stock::routes())
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
         .layer(middleware::from_fn_with_state(Arc::clone(&service), guard::guard))

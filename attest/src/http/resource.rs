@@ -3,6 +3,7 @@
 //! Before attestation every path answers 401, so that stock clients start a handshake and nobody learns what exists; after it
 //! 403 or 404, so that they stop.
 
+use std::fmt;
 use std::sync::Arc;
 
 use axum::extract::rejection::PathRejection;
@@ -24,8 +25,9 @@ use crate::clock::unix_now;
 use crate::judge::{Refused, revoked};
 use crate::kek::random;
 use crate::reason::{Reason, Values};
+use crate::policy::StockPath;
 use crate::session::Attested;
-use crate::store::{Entry, Event, SecretState, Site, Subject};
+use crate::store::{Asked, Basis, Entry, Event, SecretState, Site, StoreError, Subject};
 
 /// Who asks: an attested session, or a stock client's token.
 struct Caller {
@@ -37,6 +39,63 @@ struct Caller {
     id: String,
 }
 
+/// What a path names.
+enum Wanted {
+    /// A secret of an enrollment.
+    Secret(ResourcePath),
+    /// A resource that a stock tool stored: first segment, and the rest.
+    Stock(String, StockPath),
+}
+
+impl Wanted {
+    /// A secret's path first: no stock resource's has its form.
+    fn parse((project, site, tag): (String, String, String)) -> Option<Self> {
+        match format!("{project}/{site}/{tag}").parse() {
+            Ok(path) => Some(Self::Secret(path)),
+            Err(_) => format!("{site}/{tag}").parse().ok().map(|path| Self::Stock(project, path)),
+        }
+    }
+}
+
+impl Wanted {
+    /// Whether this caller may have it.
+    fn allowed(&self, service: &Service, caller: &Caller, site: &Site) -> Result<(), Refused> {
+        match self {
+            Self::Secret(path) => {
+                same_site(path, site, caller)?;
+                service.judge.may_release(&caller.facts, site, path)
+            }
+            Self::Stock(project, path) => super::stock::may_have(service, &caller.facts, site, project, path),
+        }
+    }
+
+    fn open(&self, service: &Service, site: &Site) -> Result<SecretState, StoreError> {
+        match self {
+            Self::Secret(path) => service.store().secret(path),
+            Self::Stock(_, path) => service.store().resource(&site.record.project, path),
+        }
+    }
+
+    /// What the decision rests on, for a dry run of another policy.
+    fn basis(&self, attestation: &str) -> Basis {
+        let (path, attestation) = (self.to_string(), attestation.to_owned());
+        let asked = match self {
+            Self::Secret(_) => Asked::Release { path, attestation },
+            Self::Stock(..) => Asked::Stock { path, attestation },
+        };
+        Basis { asked, evidence: None }
+    }
+}
+
+impl fmt::Display for Wanted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Secret(path) => path.fmt(f),
+            Self::Stock(project, path) => write!(f, "{project}/{path}"),
+        }
+    }
+}
+
 /// Releases a secret as a JWE to the key of the handshake.
 pub async fn resource(
     State(service): State<Arc<Service>>,
@@ -46,7 +105,7 @@ pub async fn resource(
     let cookie = session_cookie(&headers).map(str::to_owned);
     let token = bearer(&headers).map(str::to_owned);
     // What is no path is refused after attestation, like any other that does not exist.
-    let path = path.ok().and_then(|Path((project, site, tag))| format!("{project}/{site}/{tag}").parse().ok());
+    let path = path.ok().and_then(|Path(segments)| Wanted::parse(segments));
     let jwe = blocking(&service, move |service| {
         let now = unix_now();
         let caller = identify(service, cookie.as_deref(), token.as_deref(), now)?;
@@ -85,31 +144,32 @@ fn not_attested(why: &dyn std::fmt::Display) -> Problem {
     Problem::refuse(Reason::NotAttested, why)
 }
 
-fn release(service: &Service, caller: &Caller, path: Option<ResourcePath>, now: u64) -> Result<Vec<u8>, Problem> {
-    let site = service.store().site(&caller.host_data).map_err(|e| Problem::internal(&e))?;
-    let refuse = |refused: Refused| deny(service, caller, site.as_ref(), &refused, now);
-    let site = current(site.as_ref(), caller).map_err(refuse)?;
+fn release(service: &Service, caller: &Caller, path: Option<Wanted>, now: u64) -> Result<Vec<u8>, Problem> {
+    let site = service.store.site(&caller.host_data).map_err(|e| Problem::internal(&e))?;
+    let refuse = |refused: Refused| deny(service, caller, site.as_deref(), &refused, None, now);
+    let site = current(site.as_deref(), caller, now).map_err(refuse)?;
     let path = path.ok_or_else(|| refuse(missing("asked for something that is no resource path".to_owned())))?;
-    same_site(&path, site, caller).map_err(refuse)?;
-    service.judge.may_release(&caller.facts, site, &path).map_err(refuse)?;
-    let secret = service.store().secret(&path).map_err(|e| Problem::internal(&e))?;
-    let SecretState::Present(secret) = secret else { return Err(refuse(absent(service, caller, &path)?)) };
+    let basis = path.basis(&caller.id);
+    let refuse = |refused: Refused| deny(service, caller, Some(site), &refused, Some(&basis), now);
+    path.allowed(service, caller, site).map_err(refuse)?;
+    let secret = path.open(service, site).map_err(|e| Problem::internal(&e))?;
+    let SecretState::Present(secret) = secret else { return Err(refuse(absent(service, caller, &path, now)?)) };
     let jwe = seal(&secret, &caller.tee_pubkey, &seal_random()?)
         .map_err(|e| Problem::refuse(Reason::Jwe, &e))?;
     // Recorded first: what cannot be recorded is not released, and what was revoked meanwhile neither.
     let detail = format!("released {path} after attestation {}", caller.id);
-    let entry = Entry::new(now, Event::Release, &caller.id, "ok", detail, subject(caller, Some(site)));
+    let entry = Entry::new(now, Event::Release, &caller.id, "ok", detail, subject(caller, Some(site))).with_basis(basis.clone());
     if !service.store().record_while_active(&caller.host_data, entry).map_err(|e| Problem::internal(&e))? {
-        return Err(refuse(absent(service, caller, &path)?));
+        return Err(refuse(absent(service, caller, &path, now)?));
     }
     tracing::info!(id = %caller.id, %path, "released");
     Ok(jwe.to_bytes())
 }
 
 /// Why a secret that the record should have is not there: a revocation since the first look destroys them, else there is none.
-fn absent(service: &Service, caller: &Caller, path: &ResourcePath) -> Result<Refused, Problem> {
+fn absent(service: &Service, caller: &Caller, path: &Wanted, now: u64) -> Result<Refused, Problem> {
     let site = service.store().site(&caller.host_data).map_err(|e| Problem::internal(&e))?;
-    Ok(site.as_ref().and_then(revoked).unwrap_or_else(|| missing(format!("site has no secret `{path}`"))))
+    Ok(site.as_ref().and_then(|site| revoked(site, now)).unwrap_or_else(|| missing(format!("site has no secret `{path}`"))))
 }
 
 fn missing(detail: String) -> Refused {
@@ -117,10 +177,10 @@ fn missing(detail: String) -> Refused {
 }
 
 /// The record as it stands now: a revocation since the attestation counts.
-fn current<'a>(site: Option<&'a Site>, caller: &Caller) -> Result<&'a Site, Refused> {
+fn current<'a>(site: Option<&'a Site>, caller: &Caller, now: u64) -> Result<&'a Site, Refused> {
     let refuse = |reason, detail, values| Err(Refused { reason, detail, values, authenticated: true });
     let Some(site) = site else { return refuse(Reason::Rule(Rule::HostData), format!("{} is not enrolled", caller.host_data), None) };
-    if let Some(refused) = revoked(site) {
+    if let Some(refused) = revoked(site, now) {
         return Err(refused);
     }
     if !site.record.launch_digests.iter().any(|d| *d.as_bytes() == caller.coffer.launch_digest.0) {
@@ -143,12 +203,18 @@ fn same_site(path: &ResourcePath, site: &Site, caller: &Caller) -> Result<(), Re
     Err(Refused { reason: Reason::ResourcePath, detail, values: Some(Values::new(&own, path)), authenticated: true })
 }
 
-fn deny(service: &Service, caller: &Caller, site: Option<&Site>, refused: &Refused, now: u64) -> Problem {
+fn deny(service: &Service, caller: &Caller, site: Option<&Site>, refused: &Refused, basis: Option<&Basis>, now: u64) -> Problem {
     let id = RefusalId::new();
     let kind = if refused.reason == Reason::NoSuchResource { ErrorKind::PluginNotFound } else { ErrorKind::PolicyDeny };
     let detail = format!("{} (attestation {})", refused.detail, caller.id);
     let entry = Entry::new(now, Event::Refuse, id.as_str(), refused.reason.code(), detail, subject(caller, site))
         .with_values(refused.values.clone());
+    // Another policy would decide otherwise only where a policy has decided.
+    let by_policy = |basis: &&Basis| refused.reason == Reason::Policy || matches!(basis.asked, Asked::Stock { .. });
+    let entry = match basis.filter(by_policy) {
+        Some(basis) => entry.with_basis(basis.clone()),
+        None => entry,
+    };
     match service.store().record(entry) {
         Ok(()) => Problem::refuse_as(id, refused.reason, &refused.detail).of_kind(kind).recorded(),
         Err(error) => Problem::internal(&error),

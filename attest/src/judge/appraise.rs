@@ -1,10 +1,16 @@
 //! Evidence against a record: verified claims, or the first rule broken.
 
 use coffer_evidence::{ReportData, SnpEvidence};
-use coffer_verify::{Claims, Collateral, Enrolled, Expected, Reject, Revoked, Rule, Verified, verify};
+use coffer_verify::{
+    CertificatesDigest, Claims, Endorsement, Expected, Reject, Revoked, Rule, UnixTime, Verified, certificates_digest, endorse, verify,
+    verify_endorsed,
+};
 
 use super::Judge;
+use super::enrolled::enrolled;
+use crate::bounded::Bounded;
 use crate::failure::chain;
+use crate::policy::ProjectPolicy;
 use crate::reason::{Reason, Values};
 use crate::store::{Site, Standing};
 
@@ -33,24 +39,84 @@ impl Judge {
         site: Option<&Site>,
         now: u64,
     ) -> Result<Verified<Claims>, Refused> {
-        let enrolled = site
-            .filter(|site| site.standing == Standing::Active)
-            .map(|site| Enrolled::new(site.record.host_data, site.record.launch_digests.clone()));
-        let (revoked, collateral) = (Revoked::default(), Collateral::new());
+        // Without a record there is no project; the default's values are asked before the refusal is `host_data`.
+        let policy = site.map_or_else(|| self.policies.default(), |site| self.policies.of(&site.record.project));
+        self.appraise_under(&policy, evidence, report_data, site, now).map_err(|refused| match site {
+            // Where there is neither a record nor a default policy, it is the record that is missing.
+            None if policy.version == 0 && refused.reason == Reason::Rule(Rule::TcbFloorMissing) => {
+                let got = evidence.report.fields().host_data;
+                let values = Some(Values::new(&"the HOST_DATA of an enrollment", &got));
+                Refused { reason: Reason::Rule(Rule::HostData), detail: format!("HOST_DATA {got} is not enrolled"), values, ..refused }
+            }
+            _ => refused,
+        })
+    }
+
+    /// The same under a policy that may not be in force.
+    ///
+    /// # Errors
+    /// The first rule broken.
+    pub fn appraise_under(
+        &self,
+        policy: &ProjectPolicy,
+        evidence: &SnpEvidence,
+        report_data: ReportData,
+        site: Option<&Site>,
+        now: u64,
+    ) -> Result<Verified<Claims>, Refused> {
+        let enrolled = site.filter(|site| site.standing.counts(now)).map(|site| enrolled(&site.record));
+        let revoked = Revoked::default();
         let expected = Expected {
             report_data,
-            reference_values: Some(&self.reference_values),
+            reference_values: policy.reference_values(),
             enrolled: enrolled.as_ref(),
             revoked: &revoked,
-            collateral: &collateral,
+            collateral: &self.library.collateral(),
         };
-        verify(evidence, &expected, &self.roots, coffer_verify::UnixTime(now)).map_err(|reject| refused(&reject, site))
+        self.verify(evidence, &expected, UnixTime(now)).map_err(|reject| refused(&reject, site, now))
+    }
+
+    /// [`verify`], with the signatures of a chain checked once per host and not once per handshake. Dates, revocation lists and
+    /// everything else about the certificates are looked at each time.
+    fn verify(&self, evidence: &SnpEvidence, expected: &Expected<'_>, now: UnixTime) -> Result<Verified<Claims>, Reject> {
+        let digest = certificates_digest(evidence);
+        if let Some(endorsement) = self.endorsements.get(&digest) {
+            return verify_endorsed(&evidence.report, &endorsement, expected, now);
+        }
+        let Ok(endorsement) = endorse(evidence, &self.roots) else {
+            // The first broken rule is the answer, and two of them come before those of the chain.
+            return verify(evidence, expected, &self.roots, now);
+        };
+        let verified = verify_endorsed(&evidence.report, &endorsement, expected, now)?;
+        self.endorsements.keep(digest, endorsement);
+        Ok(verified)
+    }
+}
+
+/// How many endorsement keys are remembered at least: one for each host. Twice as many, of some 700 bytes, at most.
+const KEPT_ENDORSEMENTS: usize = 8192;
+
+/// Endorsement keys whose chains were checked, of hosts that run an enrolled site: nobody else's certificates get in.
+#[derive(Debug)]
+pub(super) struct Endorsements(Bounded<CertificatesDigest, Endorsement>);
+
+impl Endorsements {
+    pub(super) fn new() -> Self {
+        Self(Bounded::new(KEPT_ENDORSEMENTS))
+    }
+
+    fn get(&self, digest: &CertificatesDigest) -> Option<Endorsement> {
+        self.0.get(digest, |_| 1)
+    }
+
+    fn keep(&self, digest: CertificatesDigest, endorsement: Endorsement) {
+        self.0.insert(digest, endorsement, 1);
     }
 }
 
 /// A revoked record looks to the verifier like none; the audit log and the peer are told which it was.
-fn refused(reject: &Reject, site: Option<&Site>) -> Refused {
-    if let (Rule::HostData, Some(revoked)) = (reject.rule(), site.and_then(revoked)) {
+fn refused(reject: &Reject, site: Option<&Site>, now: u64) -> Refused {
+    if let (Rule::HostData, Some(revoked)) = (reject.rule(), site.and_then(|site| revoked(site, now))) {
         return revoked;
     }
     let values = Values::new(&reject.expected(), &reject.got());
@@ -59,8 +125,14 @@ fn refused(reject: &Reject, site: Option<&Site>) -> Refused {
 
 /// The refusal of a revoked record; none if it still stands.
 #[must_use]
-pub fn revoked(site: &Site) -> Option<Refused> {
-    let Standing::Revoked { revoked_at, revoked_by, revoked_why } = &site.standing else { return None };
-    let detail = format!("site was revoked at {revoked_at} by `{revoked_by}`: {revoked_why}");
+pub fn revoked(site: &Site, now: u64) -> Option<Refused> {
+    let detail = match &site.standing {
+        standing if standing.counts(now) => return None,
+        Standing::Revoked { revoked_at, revoked_by, revoked_why } => {
+            format!("site was revoked at {revoked_at} by `{revoked_by}`: {revoked_why}")
+        }
+        Standing::Superseded { overlap_until } => format!("site config was superseded, the overlap was over at {overlap_until}"),
+        Standing::Active => return None,
+    };
     Some(Refused { reason: Reason::Revoked, detail, values: None, authenticated: true })
 }

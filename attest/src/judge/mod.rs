@@ -1,16 +1,20 @@
 //! The decision: evidence and a record in, verified claims or one named refusal out; then a token for what was verified.
 
 mod appraise;
+mod enrolled;
 mod issue;
 
-use coffer_kbs_policy::{Decision, EvidenceFacts, Policy, PolicyError, Record, Resource, TokenRequest};
+use coffer_kbs_policy::{Decision, EvidenceFacts, Record, Resource, TokenRequest};
 use coffer_manifest::{Enrollment, ResourcePath, RootOfTrust, SecretName};
 use coffer_protocol::{BoundKeys, Purpose};
-use coffer_verify::{MILAN_RISK, ReferenceValues, Roots, RootsError};
+use coffer_verify::{Roots, RootsError};
 
+use crate::collateral::Library;
 use crate::config::Config;
 use crate::live::Live;
-use crate::store::{Site, Standing};
+use crate::policy::{LoadError, Policies, ProjectPolicy, StockPath};
+use crate::reason::{Reason, Values};
+use crate::store::{PolicyOwner, PolicyVersion, Site, Standing};
 use crate::token_keys::KeyRing;
 pub use appraise::{Refused, revoked};
 pub use issue::{Issued, StatementError};
@@ -19,12 +23,13 @@ pub use issue::{Issued, StatementError};
 #[derive(Debug)]
 pub struct Judge {
     roots: Roots,
-    reference_values: ReferenceValues,
+    endorsements: appraise::Endorsements,
+    library: Library,
+    policies: Policies,
     root_of_trust: RootOfTrust,
     keys: Live<KeyRing>,
     issuer: String,
     audience: String,
-    policy: Policy,
 }
 
 /// The roots of this build are not those the database was made for.
@@ -42,27 +47,23 @@ pub enum JudgeError {
         /// What `init` fixed.
         expected: RootOfTrust,
     },
-    /// The built-in policies do not load.
-    #[error("policy: {0}")]
-    Policy(#[from] PolicyError),
-}
-
-/// What the settings say. An operator who lists Milan there has read its risk beside the list.
-fn reference_values(config: &Config) -> ReferenceValues {
-    let floors = config.floors.iter().filter(|(family, _)| config.families.contains(family));
-    let mut values = ReferenceValues::with_floors(&floors.map(|(family, floor)| (*family, *floor)).collect());
-    if let Some(milan) = &mut values.families.milan {
-        milan.risk_accepted = Some(MILAN_RISK.to_owned());
-    }
-    values
+    /// A policy does not load.
+    #[error(transparent)]
+    Policy(#[from] LoadError),
 }
 
 impl Judge {
-    /// Loads what `init` fixed and what the settings say.
+    /// Loads what `init` fixed, what the settings say and the policies in force.
     ///
     /// # Errors
     /// See [`JudgeError`].
-    pub fn new(root_of_trust: RootOfTrust, ark: Option<&[u8]>, keys: KeyRing, config: &Config) -> Result<Self, JudgeError> {
+    pub fn new(
+        root_of_trust: RootOfTrust,
+        ark: Option<&[u8]>,
+        keys: KeyRing,
+        policies: Vec<(PolicyOwner, PolicyVersion)>,
+        config: &Config,
+    ) -> Result<Self, JudgeError> {
         let roots = match (root_of_trust, ark) {
             (RootOfTrust::Simulated(_), Some(ark)) => Roots::simulated(ark)?,
             (RootOfTrust::AmdSevSnp, None) => Roots::amd()?,
@@ -73,12 +74,13 @@ impl Judge {
             return Err(JudgeError::OtherRoot { got, expected: root_of_trust });
         }
         Ok(Self {
-            reference_values: reference_values(config),
+            endorsements: appraise::Endorsements::new(),
+            policies: Policies::load(policies, roots.root_of_trust())?,
             root_of_trust,
             keys: Live::new(keys),
             issuer: config.issuer.clone(),
             audience: config.audience.clone(),
-            policy: Policy::builtin(&roots.root_of_trust())?,
+            library: Library::open(Vec::new(), roots.clone(), None),
             roots,
         })
     }
@@ -95,6 +97,24 @@ impl Judge {
         self.root_of_trust
     }
 
+    /// The same with the collateral there is, and a way to more if the settings open one.
+    #[must_use]
+    pub fn with_library(self, library: Library) -> Self {
+        Self { library, ..self }
+    }
+
+    /// Certificates and revocation lists, in memory.
+    #[must_use]
+    pub const fn library(&self) -> &Library {
+        &self.library
+    }
+
+    /// Whom this service believes.
+    #[must_use]
+    pub const fn roots(&self) -> &Roots {
+        &self.roots
+    }
+
     /// The token keys as they are now; replaced at a rotation.
     #[must_use]
     pub const fn keys(&self) -> &Live<KeyRing> {
@@ -106,12 +126,21 @@ impl Judge {
     /// # Errors
     /// The policy's refusal.
     pub fn may_attest(&self, facts: &EvidenceFacts, site: &Site, bound: Option<&BoundKeys>) -> Result<(), Refused> {
-        let request = TokenRequest {
-            kind: if bound.is_some() { "job" } else { "kbs" }.to_owned(),
-            bound_key: bound.is_some(),
-            purpose: bound.map(|bound| purpose_name(bound.purpose).to_owned()),
-        };
-        decided(self.policy.token(facts, &policy_record(site), &request))
+        Self::may_attest_under(&self.policies.of(&site.record.project), facts, site, &token_request(bound))
+    }
+
+    /// The same under a policy that may not be in force.
+    ///
+    /// # Errors
+    /// The policy's refusal.
+    pub fn may_attest_under(policy: &ProjectPolicy, facts: &EvidenceFacts, site: &Site, request: &TokenRequest) -> Result<(), Refused> {
+        policy.document.stock_reference_values.check(facts).map_err(|not_listed| Refused {
+            reason: Reason::StockReferenceValue,
+            detail: not_listed.to_string(),
+            values: Some(Values::new(&not_listed.expected(), &not_listed.got())),
+            authenticated: true,
+        })?;
+        decided(policy.rego.token(facts, &policy_record(site), request))
     }
 
     /// Asks the policy whether this verified evidence may have a secret.
@@ -119,6 +148,14 @@ impl Judge {
     /// # Errors
     /// The policy's refusal.
     pub fn may_release(&self, facts: &EvidenceFacts, site: &Site, path: &ResourcePath) -> Result<(), Refused> {
+        Self::may_release_under(&self.policies.of(&site.record.project), facts, site, path)
+    }
+
+    /// The same under a policy that may not be in force.
+    ///
+    /// # Errors
+    /// The policy's refusal.
+    pub fn may_release_under(policy: &ProjectPolicy, facts: &EvidenceFacts, site: &Site, path: &ResourcePath) -> Result<(), Refused> {
         let resource = Resource {
             project: path.project.to_string(),
             site: path.site.to_string(),
@@ -129,14 +166,49 @@ impl Judge {
             }
             .to_owned(),
         };
-        decided(self.policy.release(facts, &policy_record(site), &resource))
+        decided(policy.rego.release(facts, &policy_record(site), &resource))
+    }
+
+    /// Asks the policy whether this verified evidence may have a stock resource of its project: the document lists the site for
+    /// exactly this path, and the project's rego in the stock form, if there is one, says yes.
+    ///
+    /// # Errors
+    /// The policy's refusal; a path that is not listed at all is one that does not exist.
+    pub fn may_have_stock(policy: &ProjectPolicy, facts: &EvidenceFacts, site: &Site, path: &StockPath) -> Result<(), Refused> {
+        let record = &site.record;
+        let listed = policy.document.stock_resource(path);
+        let refuse = |reason, detail| Err(Refused { reason, detail, values: None, authenticated: true });
+        let Some(resource) = listed else {
+            return refuse(Reason::NoSuchResource, format!("{} lists no stock resource `{path}`", policy.owner));
+        };
+        if !resource.sites.contains(&record.site) {
+            return refuse(Reason::ResourcePath, format!("stock resource `{path}` is not released to site `{}`", record.site));
+        }
+        let (kind, tag) = path.segments();
+        decided(policy.rego.stock(facts, &policy_record(site), [record.project.as_str(), kind, tag]))
+    }
+
+    /// The policies in force.
+    #[must_use]
+    pub const fn policies(&self) -> &Policies {
+        &self.policies
+    }
+}
+
+/// The token that a handshake asks for, as policies see it.
+#[must_use]
+pub fn token_request(bound: Option<&BoundKeys>) -> TokenRequest {
+    TokenRequest {
+        kind: if bound.is_some() { "job" } else { "kbs" }.to_owned(),
+        bound_key: bound.is_some(),
+        purpose: bound.map(|bound| purpose_name(bound.purpose).to_owned()),
     }
 }
 
 fn decided(decision: Decision) -> Result<(), Refused> {
     match decision {
         Decision::Release => Ok(()),
-        Decision::Refuse(reason) => Err(Refused { reason: crate::reason::Reason::Policy, detail: reason.to_string(), values: None, authenticated: true }),
+        Decision::Refuse(reason) => Err(Refused { reason: Reason::Policy, detail: reason.to_string(), values: None, authenticated: true }),
     }
 }
 
@@ -152,7 +224,8 @@ fn policy_record(site: &Site) -> Record {
         root_of_trust: record.root_of_trust.to_string(),
         site_svn: record.site_svn,
         base_svn: record.base_svn,
-        revoked: site.standing != Standing::Active,
+        // An overlap that is over was refused before any policy is asked.
+        revoked: matches!(site.standing, Standing::Revoked { .. }),
     }
 }
 

@@ -4,9 +4,15 @@
 
 mod admins;
 mod audit;
+mod collateral;
+mod decisions;
+mod flush;
 mod keys;
+mod policies;
+mod resources;
 mod revocations;
 mod rewrap;
+mod shared;
 mod sites;
 mod spent;
 
@@ -21,8 +27,12 @@ use zeroize::Zeroizing;
 
 pub use admins::{Admin, AdminError, Scope, check_name, scope_names};
 pub use audit::{Entry, Event, Subject};
+pub use collateral::{CollateralKind, CollateralRow};
+pub use decisions::{Asked, Basis, Decision, KEPT_DECISIONS};
 pub use keys::KeyError;
+pub use policies::{NewPolicy, PolicyChange, PolicyOwner, PolicyVersion, SetPolicyError};
 pub use revocations::RevocationError;
+pub use shared::{Locked, SharedStore};
 pub use sites::{EnrollError, RevokeError, SecretState, Site, Standing};
 
 use crate::kek::{Kek, SealError};
@@ -50,7 +60,8 @@ CREATE TABLE sealed_keys (name TEXT PRIMARY KEY, sealed BLOB NOT NULL) STRICT;
 ";
 
 /// All tables of schema [`SCHEMA_VERSION`].
-const SCHEMAS: &[&str] = &[SCHEMA, admins::SCHEMA, sites::SCHEMA, spent::SCHEMA, audit::SCHEMA, revocations::SCHEMA, keys::SCHEMA];
+const SCHEMAS: &[&str] = &[SCHEMA, admins::SCHEMA, sites::SCHEMA, spent::SCHEMA, audit::SCHEMA, collateral::SCHEMA, revocations::SCHEMA, keys::SCHEMA,
+    policies::SCHEMA, decisions::SCHEMA, resources::SCHEMA];
 
 /// The database refuses, or says something this build cannot believe.
 #[derive(Debug, thiserror::Error)]
@@ -112,6 +123,18 @@ pub enum StoreError {
     RevocationKind {
         /// What was found.
         kind: String,
+    },
+    /// The write-ahead log cannot be watched over.
+    #[error("write-ahead log: {0}")]
+    Log(#[source] std::io::Error),
+    /// What was recorded may not be on the disk.
+    #[error("the disk does not take what was recorded")]
+    Flush,
+    /// What a decision rested on is not what was written.
+    #[error("kept decision {seq} cannot be read")]
+    Kept {
+        /// Number of its audit entry.
+        seq: i64,
     },
     /// The audit log was edited.
     #[error("audit entry {seq} does not follow from the one before it")]

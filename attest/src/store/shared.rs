@@ -1,0 +1,153 @@
+//! The database as requests see it: one lock, one fsync for many, and the records that most requests ask for in memory.
+
+use std::cell::Cell;
+use std::fs::File;
+use std::ops::{Deref, DerefMut};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use coffer_evidence::HostData;
+
+use super::flush::{Flusher, Ticket};
+use super::spent::SpentChallenges;
+use super::{Site, Store, StoreError};
+use crate::bounded::Bounded;
+
+/// Weight of the records kept in memory, in launch digests and some: twice this many sites of one base.
+const KEPT_RECORDS: usize = 16_384;
+
+/// The open database, shared by all requests.
+#[derive(Debug)]
+pub struct SharedStore {
+    store: Mutex<Store>,
+    flusher: Flusher,
+    /// Records by HOST_DATA, as the database has them. Filled and emptied under the lock of `store` only, so that a record read
+    /// before a change is never put in after it.
+    records: Bounded<HostData, Arc<Site>>,
+    /// Set by the database itself whenever it writes a row of `sites`, whoever asked for it.
+    sites_changed: Arc<AtomicBool>,
+    challenges: SpentChallenges,
+}
+
+thread_local! {
+    /// The newest commit of the request that this thread works for.
+    static WRITTEN: Cell<Option<Ticket>> = const { Cell::new(None) };
+}
+
+impl SharedStore {
+    /// Takes over a store. From here on nothing is durable by itself: [`Self::run`] tells what to wait for, [`Self::durable`]
+    /// waits.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn new(store: Store, path: &Path) -> Result<Self, StoreError> {
+        let mut log = path.as_os_str().to_owned();
+        log.push("-wal");
+        // This connection opened it before and keeps it until the end, so it stays the same file. Closing ours takes no lock
+        // with it: SQLite's are on the database itself.
+        let log = File::open(log).map_err(StoreError::Log)?;
+        let flusher = Flusher::start(move || log.sync_data()).map_err(StoreError::Log)?;
+        Self::with_flusher(store, flusher)
+    }
+
+    /// The same with another way to make things durable.
+    pub(super) fn with_flusher(store: Store, flusher: Flusher) -> Result<Self, StoreError> {
+        store.db.pragma_update(None, "synchronous", "NORMAL")?;
+        let sites_changed = Arc::new(AtomicBool::new(false));
+        let changed = Arc::clone(&sites_changed);
+        store.db.update_hook(Some(move |_, _: &str, table: &str, _| {
+            if table == "sites" {
+                changed.store(true, Ordering::Release);
+            }
+        }));
+        let records = Bounded::new(KEPT_RECORDS);
+        Ok(Self { store: Mutex::new(store), flusher, records, sites_changed, challenges: SpentChallenges::default() })
+    }
+
+    /// The database, for one short operation.
+    pub fn lock(&self) -> Locked<'_> {
+        // Each operation is one statement or one transaction: after a panic SQLite has rolled back.
+        let store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
+        Locked { seen: store.db.total_changes(), store, shared: self }
+    }
+
+    /// The record of a HOST_DATA, revoked or not, as of the last change that was committed. Waits for no writer if it is known.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn site(&self, host_data: &HostData) -> Result<Option<Arc<Site>>, StoreError> {
+        if let Some(site) = self.records.get(host_data, |site| weight(site)) {
+            return Ok(Some(site));
+        }
+        let store = self.lock();
+        let Some(site) = store.site(host_data)?.map(Arc::new) else { return Ok(None) };
+        self.records.insert(*host_data, Arc::clone(&site), weight(&site));
+        Ok(Some(site))
+    }
+
+    /// Challenges that have been answered.
+    pub const fn challenges(&self) -> &SpentChallenges {
+        &self.challenges
+    }
+
+    /// Runs a request's work, all of it on this thread, and tells which commit its answer has to wait for, if it made any.
+    pub fn run<T>(work: impl FnOnce() -> T) -> (T, Option<Ticket>) {
+        WRITTEN.set(None);
+        let result = work();
+        (result, WRITTEN.take())
+    }
+
+    /// Waits until a request's commits are on the disk, together with everybody else's.
+    ///
+    /// # Errors
+    /// [`StoreError::Flush`]: what was waited for may not be told.
+    pub async fn durable(&self, ticket: Option<Ticket>) -> Result<(), StoreError> {
+        match ticket {
+            Some(ticket) => self.flusher.durable(ticket).await,
+            None => Ok(()),
+        }
+    }
+}
+
+/// Roughly how much memory a record takes, in units of an ordinary one.
+fn weight(site: &Site) -> usize {
+    1 + site.record.launch_digests.len() / 8
+}
+
+/// The database in one thread's hands.
+#[derive(Debug)]
+pub struct Locked<'a> {
+    /// `total_changes` when the lock was taken.
+    seen: u64,
+    store: MutexGuard<'a, Store>,
+    shared: &'a SharedStore,
+}
+
+impl Deref for Locked<'_> {
+    type Target = Store;
+
+    fn deref(&self) -> &Store {
+        &self.store
+    }
+}
+
+impl DerefMut for Locked<'_> {
+    fn deref_mut(&mut self) -> &mut Store {
+        &mut self.store
+    }
+}
+
+impl Drop for Locked<'_> {
+    /// Still under the lock: commits get their tickets in the order they were made, and no reader finds an old record once the
+    /// lock is free.
+    fn drop(&mut self) {
+        if self.store.db.total_changes() == self.seen {
+            return;
+        }
+        if self.shared.sites_changed.swap(false, Ordering::AcqRel) {
+            self.shared.records.clear();
+        }
+        WRITTEN.set(Some(self.shared.flusher.written()));
+    }
+}
