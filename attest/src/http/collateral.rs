@@ -13,7 +13,7 @@ use super::problem::Problem;
 use super::{Service, blocking};
 use crate::collateral::bundle::MAX_FILE_BYTES;
 use crate::collateral::key::{ChipTcb, Request};
-use crate::collateral::{Keep, Source, Status, Taken};
+use crate::collateral::{Keep, Missing, Source, Status, Taken};
 use crate::reason::Reason;
 use crate::store::{CollateralKind, CollateralRow, Scope, StoreError};
 
@@ -125,6 +125,14 @@ impl Body for FetchBody {
 #[derive(Debug, Serialize)]
 pub struct Asked {
     asked: Vec<String>,
+}
+
+/// Two codes for a guest: what is on its way is worth asking for again, the rest is not.
+impl From<Missing> for Problem {
+    fn from(missing: Missing) -> Self {
+        let reason = if missing.retry_after_s.is_some() { Reason::CollateralPending } else { Reason::CollateralMissing };
+        Self::refuse(reason, &missing).retry_after(missing.retry_after_s)
+    }
 }
 
 impl Keep for Service {
