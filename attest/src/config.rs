@@ -1,14 +1,13 @@
 //! `coffer-attest.toml`: what an operator decides after `init`. Strict: unknown keys and schemas are errors.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use coffer_evidence::{Family, TcbVersion};
 use coffer_manifest::RootOfTrust;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _};
 
+use crate::collateral::kds::{KdsConfig, KdsError, PUBLIC_CA, PUBLIC_URL, check_url};
 use crate::layout::{LayoutError, read_small};
 
 /// The schema this build reads.
@@ -35,23 +34,24 @@ pub enum ConfigError {
         /// Where and what, with the line.
         source: toml::de::Error,
     },
-    /// A family without a floor is a family that is always refused; better said at the start.
-    #[error("{path}: family `{family}` is accepted but has no [tcb_floor.{family}]")]
-    NoFloor {
+    /// What evidence must be is no setting of the service but a policy, changed while it runs and kept version by version.
+    #[error(
+        "{path}: `{field}` is no setting of the service, policies have it\n\
+         hint: remove it here, and put it into `reference_values` of a document: coffer-attest policy set FILE --default"
+    )]
+    Moved {
         /// The file.
         path: String,
-        /// The family.
-        family: &'static str,
+        /// The key.
+        field: &'static str,
     },
-    /// Turin has a fifth component, the others do not.
-    #[error("{path}: [tcb_floor.{family}] {problem}")]
-    Fmc {
+    /// The key server.
+    #[error("{path}: [kds] {source}")]
+    Kds {
         /// The file.
         path: String,
-        /// The family.
-        family: &'static str,
         /// What is wrong.
-        problem: &'static str,
+        source: KdsError,
     },
     /// A limit that would refuse everything.
     #[error("{path}: {field} is {got}, expected at least 1")]
@@ -74,12 +74,10 @@ pub struct Config {
     pub issuer: String,
     /// `aud` of job tokens.
     pub audience: String,
-    /// Families whose evidence is accepted; each has a floor.
-    pub families: Vec<Family>,
-    /// Lowest TCB per family.
-    pub floors: BTreeMap<Family, TcbVersion>,
     /// Bounds.
     pub limits: Limits,
+    /// Where collateral is fetched from, if at all.
+    pub kds: KdsConfig,
 }
 
 /// Bounds on what unauthenticated peers can use up.
@@ -124,11 +122,32 @@ struct Raw {
     tls_name: String,
     issuer: String,
     audience: String,
-    families: Vec<FamilyName>,
-    #[serde(default)]
-    tcb_floor: BTreeMap<FamilyName, Floor>,
+    /// Read to say where it went.
+    families: Option<toml::Value>,
+    tcb_floor: Option<toml::Value>,
     #[serde(default)]
     limits: Limits,
+    #[serde(default)]
+    kds: RawKds,
+}
+
+/// `[kds]`. Every key may be left out: closed, AMD's own server, the system's authorities.
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct RawKds {
+    #[serde(default)]
+    enabled: bool,
+    url: Option<String>,
+    ca: Option<PathBuf>,
+}
+
+impl RawKds {
+    fn decided(self, path: &str) -> Result<KdsConfig, ConfigError> {
+        let closed = KdsConfig::default();
+        let url = self.url.unwrap_or(closed.url);
+        check_url(&url).map_err(|source| ConfigError::Kds { path: path.to_owned(), source })?;
+        Ok(KdsConfig { enabled: self.enabled, url, ca: self.ca.unwrap_or(closed.ca) })
+    }
 }
 
 struct Schema;
@@ -140,34 +159,6 @@ impl<'de> Deserialize<'de> for Schema {
             other => Err(D::Error::custom(format!("schema {other} is not supported; this build reads {SCHEMA}"))),
         }
     }
-}
-
-#[derive(Deserialize, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-#[serde(rename_all = "lowercase")]
-enum FamilyName {
-    Milan,
-    Genoa,
-    Turin,
-}
-
-impl FamilyName {
-    const fn decided(self) -> (Family, &'static str) {
-        match self {
-            Self::Milan => (Family::Milan, "milan"),
-            Self::Genoa => (Family::Genoa, "genoa"),
-            Self::Turin => (Family::Turin, "turin"),
-        }
-    }
-}
-
-#[derive(Deserialize, Clone, Copy)]
-#[serde(deny_unknown_fields)]
-struct Floor {
-    fmc: Option<u8>,
-    bootloader: u8,
-    tee: u8,
-    snp: u8,
-    microcode: u8,
 }
 
 impl Config {
@@ -184,18 +175,10 @@ impl Config {
 
     fn parse(path: &str, text: &str) -> Result<Self, ConfigError> {
         let raw: Raw = toml::from_str(text).map_err(|source| ConfigError::Parse { path: path.to_owned(), source })?;
-        let mut floors = BTreeMap::new();
-        for (name, floor) in &raw.tcb_floor {
-            let (family, shown) = name.decided();
-            floors.insert(family, decide_floor(path, family, shown, *floor)?);
-        }
-        let mut families = Vec::new();
-        for name in &raw.families {
-            let (family, shown) = name.decided();
-            if !floors.contains_key(&family) {
-                return Err(ConfigError::NoFloor { path: path.to_owned(), family: shown });
+        for (field, got) in [("families", &raw.families), ("tcb_floor", &raw.tcb_floor)] {
+            if got.is_some() {
+                return Err(ConfigError::Moved { path: path.to_owned(), field });
             }
-            families.push(family);
         }
         for (field, got) in [
             ("limits.connections", raw.limits.connections),
@@ -209,48 +192,25 @@ impl Config {
                 return Err(ConfigError::Limit { path: path.to_owned(), field, got });
             }
         }
-        Ok(Self { tls_name: raw.tls_name, issuer: raw.issuer, audience: raw.audience, families, floors, limits: raw.limits })
+        let kds = raw.kds.decided(path)?;
+        Ok(Self { tls_name: raw.tls_name, issuer: raw.issuer, audience: raw.audience, limits: raw.limits, kds })
     }
 }
 
-fn decide_floor(path: &str, family: Family, shown: &'static str, floor: Floor) -> Result<TcbVersion, ConfigError> {
-    let problem = match (family, floor.fmc) {
-        (Family::Turin, None) => Some("needs `fmc`"),
-        (Family::Turin, Some(_)) | (_, None) => None,
-        (_, Some(_)) => Some("has `fmc`, which only Turin has"),
-    };
-    match problem {
-        Some(problem) => Err(ConfigError::Fmc { path: path.to_owned(), family: shown, problem }),
-        None => Ok(TcbVersion { fmc: floor.fmc, bootloader: floor.bootloader, tee: floor.tee, snp: floor.snp, microcode: floor.microcode }),
-    }
-}
-
-/// The file `init` writes. A production service accepts no family until its operator states a floor.
+/// The file `init` writes.
 #[must_use]
-pub fn initial_text(root_of_trust: RootOfTrust, tls_name: &str, simulated_floors: &str) -> String {
+pub fn initial_text(root_of_trust: RootOfTrust, tls_name: &str) -> String {
     let mut text = String::new();
     // Writing to a String does not fail.
     let _ = write!(
         text,
         "# Settings of coffer-attest. Root of trust: {root_of_trust}, fixed at init.\n\
+         # Which evidence is taken is no setting: coffer-attest policy show|set --default, or --project NAME.\n\
          schema = {SCHEMA}\n\
          tls_name = \"{tls_name}\"\n\
          issuer = \"https://{tls_name}\"\n\
-         audience = \"coffer\"\n\n\
-         # Families whose evidence is accepted, each with the lowest TCB: every component of the reported, committed,\n\
-         # current and launch TCB must be at least this. Milan stays off: its VCEK seed can be extracted (arXiv 2605.12990).\n"
+         audience = \"coffer\"\n"
     );
-    match root_of_trust {
-        RootOfTrust::Simulated(_) => text.push_str(simulated_floors),
-        RootOfTrust::AmdSevSnp => text.push_str(
-            "# Nothing is accepted until you say what is enough: take the numbers of AMD's newest security bulletin for\n\
-             # your hosts, or what `snphost show tcb` says on a host you trust today.\n\
-             families = []\n\
-             # families = [\"genoa\", \"turin\"]\n\
-             # [tcb_floor.genoa]\n# bootloader = ?\n# tee = ?\n# snp = ?\n# microcode = ?\n\
-             # [tcb_floor.turin]\n# fmc = ?\n# bootloader = ?\n# tee = ?\n# snp = ?\n# microcode = ?\n",
-        ),
-    }
     let limits = Limits::default();
     let _ = write!(
         text,
@@ -263,6 +223,12 @@ pub fn initial_text(root_of_trust: RootOfTrust, tls_name: &str, simulated_floors
         limits.decisions_per_minute_per_site,
         limits.burst_per_site
     );
+    let _ = write!(
+        text,
+        "\n# AMD's key server, or a mirror of it. While false, this service makes no outgoing connection: certificates and revocation\n\
+         # lists come with the evidence, or by `coffer-attest collateral import`.\n\
+         [kds]\nenabled = false\nurl = \"{PUBLIC_URL}\"\nca = \"{PUBLIC_CA}\"\n"
+    );
     text
 }
 
@@ -270,28 +236,16 @@ pub fn initial_text(root_of_trust: RootOfTrust, tls_name: &str, simulated_floors
 mod tests {
     use super::*;
 
-    const GOOD: &str = "schema = 1\ntls_name = \"a\"\nissuer = \"https://a\"\naudience = \"coffer\"\nfamilies = [\"turin\"]\n\
-                        [tcb_floor.turin]\nfmc = 1\nbootloader = 1\ntee = 1\nsnp = 1\nmicrocode = 1\n";
+    const GOOD: &str = "schema = 1\ntls_name = \"a\"\nissuer = \"https://a\"\naudience = \"coffer\"\n";
 
     #[test]
     fn what_init_writes_is_read_back() {
-        let text = initial_text(RootOfTrust::AmdSevSnp, "attest.example", "");
+        let text = initial_text(RootOfTrust::AmdSevSnp, "attest.example");
         let config = Config::parse("t", &text).unwrap();
         assert_eq!(config.issuer, "https://attest.example");
-        assert!(config.floors.is_empty());
         assert_eq!(config.limits, Limits::default());
-    }
-
-    /// A sample of zeros would be a floor that everything meets.
-    #[test]
-    fn what_init_suggests_does_not_load_until_somebody_fills_it_in() {
-        let text = initial_text(RootOfTrust::AmdSevSnp, "attest.example", "");
-        let taken = text.replace("families = []\n# families", "families").replace("\n# [", "\n[").replace("\n# fmc", "\nfmc");
-        let taken =
-            ["bootloader", "tee", "snp", "microcode"].iter().fold(taken, |t, key| t.replace(&format!("\n# {key}"), &format!("\n{key}")));
-        assert!(matches!(Config::parse("t", &taken), Err(ConfigError::Parse { .. })), "{taken}");
-        let filled = Config::parse("t", &taken.replace("= ?", "= 7")).unwrap();
-        assert_eq!(filled.families, [Family::Genoa, Family::Turin]);
+        assert_eq!(config.kds, KdsConfig::default());
+        assert!(!config.kds.enabled, "no outgoing connection unless the operator says so");
     }
 
     #[test]
@@ -301,14 +255,13 @@ mod tests {
             ("schema = 1", "schema = 2", "schema 2 is not supported; this build reads 1"),
             ("schema = 1", "schema = 1\nextra = 1", "unknown field `extra`"),
             ("issuer = \"https://a\"\n", "", "missing field `issuer`"),
-            ("fmc = 1\n", "", "needs `fmc`"),
-            ("[tcb_floor.turin]", "[tcb_floor.genoa]", "has `fmc`, which only Turin has"),
-            ("\"turin\"", "\"turin\", \"genoa\"", "family `genoa` is accepted but has no [tcb_floor.genoa]"),
-            ("\"turin\"", "\"rome\"", "unknown variant `rome`"),
-            ("snp = 1", "snp = 256", "256"),
+            ("\"coffer\"\n", "\"coffer\"\nfamilies = [\"turin\"]\n", "`families` is no setting of the service, policies have it"),
+            ("\"coffer\"\n", "\"coffer\"\n[tcb_floor.turin]\nfmc = 1\n", "coffer-attest policy set FILE --default"),
+            ("\"coffer\"\n", "\"coffer\"\n[kds]\nurl = \"http://a\"\n", "[kds] `http://a` is not of the form https://HOST[:PORT]"),
+            ("\"coffer\"\n", "\"coffer\"\n[kds]\nfetch = true\n", "unknown field `fetch`"),
             (
-                "microcode = 1\n",
-                "microcode = 1\n[limits]\nconnections = 0\nrequests_per_second_per_source = 1\nburst_per_source = 1\n",
+                "\"coffer\"\n",
+                "\"coffer\"\n[limits]\nconnections = 0\nrequests_per_second_per_source = 1\nburst_per_source = 1\n",
                 "limits.connections is 0",
             ),
         ] {

@@ -14,11 +14,12 @@ use crate::failure::{Failure, OrFail};
 use crate::kek::{Kek, random};
 use crate::layout::{Layout, LayoutError, NewFolder, read_small, write_new};
 use crate::clock::unix_now;
-use crate::store::{Admin, Scope, ServiceKey, Store, check_name};
+use crate::policy::Checked;
+use crate::store::{Admin, NewPolicy, PolicyChange, PolicyOwner, Scope, ServiceKey, Store, check_name};
 use crate::tls::make_certificates;
 
-/// What the simulator's platforms report at least, and that Milan stays off there too.
-const SIMULATED_FLOORS: &str = include_str!("simulated-floors.toml");
+/// The default policy of a simulated service: what the simulator's platforms report at least; Milan stays off there too.
+const SIMULATED_POLICY: &[u8] = include_bytes!("policy/simulated.json");
 
 /// Makes the folder and says what it holds.
 ///
@@ -36,7 +37,7 @@ pub fn run(args: &cli::Init) -> Result<(), Failure> {
     })?;
     let layout = folder.layout();
     make_certificates(&layout, &args.tls_name).or_fail("cannot make the certificates")?;
-    let settings = initial_text(root_of_trust, &args.tls_name, SIMULATED_FLOORS);
+    let settings = initial_text(root_of_trust, &args.tls_name);
     write_new(&layout.config(), 0o600, settings.as_bytes()).or_fail("cannot write the settings")?;
     make_database(&layout, root_of_trust, ark.as_deref(), &args.admin)?;
     let layout = folder.finish().or_fail("cannot make a service")?;
@@ -76,6 +77,9 @@ fn make_database(layout: &Layout, root_of_trust: RootOfTrust, ark: Option<&[u8]>
     store.add_token_key(now, now).or_fail("cannot make the token key")?;
     store.put_key(ServiceKey::Cookie, Zeroizing::new(random::<32>().or_fail(doing)?).as_slice()).or_fail(doing)?;
 
+    if matches!(root_of_trust, RootOfTrust::Simulated(_)) {
+        set_simulated_policy(&mut store, now)?;
+    }
     let key = AdminSigner::from_random(&Zeroizing::new(random().or_fail(doing)?)).or_fail("cannot make the admin key")?;
     let public = key.public();
     let admin = Admin {
@@ -91,6 +95,16 @@ fn make_database(layout: &Layout, root_of_trust: RootOfTrust, ark: Option<&[u8]>
     store.add_admin(&admin, None).or_fail(doing)?;
     let pem = key.expose_pem().or_fail(doing)?;
     write_new(&layout.admin_key(), 0o600, pem.as_bytes()).or_fail("cannot write the admin key")
+}
+
+fn set_simulated_policy(store: &mut Store, now: u64) -> Result<(), Failure> {
+    let doing = "cannot set the default policy";
+    let owner = PolicyOwner::Default;
+    let document = Checked::read(&owner, SIMULATED_POLICY).or_fail(doing)?.into_document().to_bytes().or_fail(doing)?;
+    let reason = "what the simulator's platforms report".to_owned();
+    let change = PolicyChange { set_at: now, set_by: "init".to_owned(), reason };
+    store.set_policy(&NewPolicy { owner: &owner, replaces: 0, document: &document, weaker: &[], change }).or_fail(doing)?;
+    Ok(())
 }
 
 fn report(args: &cli::Init, layout: &Layout, root_of_trust: RootOfTrust) {
@@ -114,7 +128,7 @@ fn report(args: &cli::Init, layout: &Layout, root_of_trust: RootOfTrust) {
     println!("admin key      {} (admin `{}`; take it off this machine)", show(layout.admin_key()), args.admin);
     println!("key file       {} (back it up apart from the database)", show(layout.kek()));
     if root_of_trust == RootOfTrust::AmdSevSnp {
-        println!("first: state `families` and their [tcb_floor] in the settings; until then no evidence is accepted");
+        println!("no evidence is accepted until a policy says what is enough: coffer-attest policy set FILE --default --replaces 0 --reason TEXT");
     }
     println!("next: coffer-attest serve --dir {} --listen ADDRESS:PORT", show(layout.dir().to_owned()));
 }

@@ -327,7 +327,8 @@ impl Reason {
         Rule::ALL.iter().copied().map(Self::Rule).chain(Self::OWN.iter().copied())
     }
 
-    /// Commands that show or change what the reason is about; `PROJECT` and `SITE` stand for whom it concerns.
+    /// Commands that show or change what the reason is about. `PROJECT` and `SITE` stand for whom it concerns, other capitals for what
+    /// only the reader knows.
     #[must_use]
     pub const fn commands(self) -> &'static [&'static str] {
         match self {
@@ -352,13 +353,13 @@ const SHOW_SITE: &[&str] = &["coffer-attest site show PROJECT/SITE"];
 const SHOW_POLICY: &[&str] = &["coffer-attest policy show --project PROJECT"];
 /// Reference values: look, try, change.
 const SET_POLICY: &[&str] = &[
-    "coffer-attest policy show --project PROJECT --json > policy.json",
+    "coffer-attest policy show --project PROJECT > policy.json",
     "coffer-attest policy dry-run policy.json --project PROJECT",
-    "coffer-attest policy set policy.json --project PROJECT",
+    "coffer-attest policy set policy.json --project PROJECT --replaces VERSION --reason TEXT",
 ];
 const ENROLL: &[&str] = &["coffer-attest site show PROJECT/SITE", "coffer-attest site enroll out/enroll/SITE.json"];
-const COLLATERAL: &[&str] = &["coffer-attest collateral status", "coffer-attest collateral fetch"];
-const REVOCATIONS: &[&str] = &["coffer-attest revocation list"];
+const COLLATERAL: &[&str] = &["coffer-attest collateral status", "coffer-attest collateral fetch --family FAMILY"];
+const REVOCATIONS: &[&str] = &["coffer-attest revocations list"];
 
 const fn rule_commands(rule: Rule) -> &'static [&'static str] {
     match rule {
@@ -448,6 +449,22 @@ mod tests {
             assert!(reason.status().is_client_error() || reason.status().is_server_error(), "{reason}");
         }
         assert_eq!(Reason::of_code("ok"), None);
+    }
+
+    /// A command to type that does not parse would be worse than none.
+    #[test]
+    fn every_command_is_one() {
+        let mut seen = 0;
+        for reason in Reason::all() {
+            for command in reason.commands() {
+                let typed = command.split(" >").next().unwrap().replace("VERSION", "1").replace("FAMILY", "genoa").replace("PROJECT", "demo");
+                let words = typed.split(' ').chain(["--dir", "service"]);
+                let parsed = <cli::Cli as clap::Parser>::try_parse_from(words);
+                assert!(parsed.is_ok(), "{reason}: {command}: {}", parsed.unwrap_err());
+                seen += 1;
+            }
+        }
+        assert!(seen > 30, "{seen} commands");
     }
 
     #[test]

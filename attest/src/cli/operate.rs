@@ -127,6 +127,8 @@ pub enum AdminCommand {
         #[command(flatten)]
         access: Access,
     },
+    /// Ask for a short bearer token for stock admin tools such as `kbs-client`
+    Bearer(super::policy::Bearer),
     /// List every admin there ever was
     List {
         /// Where

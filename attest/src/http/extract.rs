@@ -173,13 +173,13 @@ fn authenticate(service: &Service, token: &str, call: &Call<'_>) -> Result<Admin
     }
     match known.revoked_at {
         None => Ok(known),
-        Some(at) => Err(refuse_revoked(service, &known, at, call)),
+        Some(at) => Err(refuse_revoked(service, &known, at, &format!("{} {}", call.method, call.path))),
     }
 }
 
 /// The signature holds, so this goes into the audit log: somebody has the key of a revoked admin.
-fn refuse_revoked(service: &Service, admin: &Admin, at: u64, call: &Call<'_>) -> Problem {
-    let why = format!("admin `{}` was revoked at {at}; the call was {} {}", admin.name, call.method, call.path);
+pub(super) fn refuse_revoked(service: &Service, admin: &Admin, at: u64, call: &str) -> Problem {
+    let why = format!("admin `{}` was revoked at {at}; the call was {call}", admin.name);
     let subject = Subject { project: admin.project.clone(), ..Subject::default() };
     let entry = Entry::new(unix_now(), Event::Refuse, &admin.name, Reason::AdminRevoked.code(), why.clone(), subject);
     match service.store().record(entry) {
@@ -192,7 +192,11 @@ fn admin_problem(reason: Reason, why: &dyn std::fmt::Display) -> Problem {
     Problem::refuse(reason, why)
 }
 
-async fn read(body: axum::body::Body, limit: usize) -> Result<Bytes, Problem> {
+/// Reads a body of at most `limit` bytes.
+///
+/// # Errors
+/// A longer one, a slower one, one that breaks off.
+pub(super) async fn read(body: axum::body::Body, limit: usize) -> Result<Bytes, Problem> {
     match tokio::time::timeout(BODY_TIMEOUT, to_bytes(body, limit)).await {
         Ok(Ok(bytes)) => Ok(bytes),
         Ok(Err(e)) => Err(Problem::refuse(Reason::BodyTooLarge, &format!("body is longer than {limit} bytes, or broke off: {e}"))),

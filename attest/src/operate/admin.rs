@@ -26,6 +26,7 @@ pub fn run(command: &AdminCommand) -> Result<(), Failure> {
     match command {
         AdminCommand::NewKey { file } => new_key(file),
         AdminCommand::Add { name, public_key, scopes, project, access } => add(name, public_key, scopes, project.as_deref(), access),
+        AdminCommand::Bearer(args) => bearer(args),
         AdminCommand::List { access } => list(access),
         AdminCommand::Recover { name, public_key, revoke, dir } => recover(name, public_key, revoke, dir),
     }
@@ -53,6 +54,20 @@ fn new_key(file: &Path) -> Result<(), Failure> {
     println!("public half {}", public_file.display());
     println!("id          {}", public.id());
     println!("next: an admin runs coffer-attest admin add NAME --public-key {} --scopes SCOPES", public_file.display());
+    Ok(())
+}
+
+/// The token alone goes to stdout: `kbs-client config --admin-token-file` wants it in a file.
+fn bearer(args: &crate::cli::policy::Bearer) -> Result<(), Failure> {
+    let body = json!({ "scopes": args.scope, "ttl_seconds": args.ttl });
+    let path = format!("/coffer/v1/projects/{}/bearer", args.project);
+    let issued: Value = Client::new(&args.access)?.post(&path, body.to_string().as_bytes())?;
+    if args.access.json {
+        println!("{issued}");
+    } else {
+        eprintln!("coffer-attest: bearer token {} for project {}, until {}", text(&issued["id"]), args.project, issued["expires_at"]);
+        println!("{}", text(&issued["token"]));
+    }
     Ok(())
 }
 

@@ -3,7 +3,9 @@
 //! Requests read compiled policies from memory ([`Policies::of`]). A change is parsed, tried and compiled first, then written in
 //! place of the version its author looked at, then shown to everybody at once; a change that fails at any step leaves the old one.
 
+pub mod command;
 mod document;
+mod dry_run;
 mod trustee;
 mod weaker;
 
@@ -14,7 +16,9 @@ use coffer_kbs_policy::{Policy, PolicyError};
 use coffer_manifest::ProjectName;
 use coffer_verify::{ReferenceValues, RootOfTrust};
 
-pub use document::{DOCUMENT_TYPE, DocumentError, MAX_DOCUMENT_BYTES, PolicyDocument, StockPath, StockResource};
+pub use document::{DOCUMENT_TYPE, DocumentError, MAX_DOCUMENT_BYTES, PolicyDocument, StockPath};
+pub use dry_run::{DryRun, dry_run};
+pub use trustee::export;
 pub use weaker::weakenings;
 
 use crate::live::Live;
@@ -150,6 +154,13 @@ impl Policies {
         }
     }
 
+    /// The version that a change for this owner has to replace; 0 if it has no document of its own.
+    #[must_use]
+    pub fn own_version(&self, owner: &PolicyOwner) -> u64 {
+        let policy = self.in_force(owner);
+        if policy.owner == *owner { policy.version } else { 0 }
+    }
+
     /// Compiles a document without putting it into force.
     ///
     /// # Errors
@@ -218,7 +229,7 @@ impl Checked {
 
     /// The document.
     #[must_use]
-    pub const fn document(&self) -> &PolicyDocument {
-        &self.0
+    pub fn into_document(self) -> PolicyDocument {
+        self.0
     }
 }

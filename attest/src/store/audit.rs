@@ -8,6 +8,7 @@ use coffer_manifest::{DocumentError, ProjectName, RootOfTrust, Sha256Digest, Sit
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::{Deserialize, Serialize};
 
+use super::decisions::{self, Basis};
 use super::{Store, StoreError, seconds};
 use crate::reason::Values;
 
@@ -43,6 +44,14 @@ pub enum Event {
     AddAdmin,
     /// The next token key was made.
     RotateKey,
+    /// A policy document was put into force.
+    Policy,
+    /// A stock tool's bearer token was issued.
+    IssueBearer,
+    /// A stock resource was written.
+    SetResource,
+    /// A stock resource was destroyed.
+    DeleteResource,
     /// Evidence was accepted and a token issued.
     Attest,
     /// A secret was released.
@@ -97,6 +106,9 @@ pub struct Entry {
     pub root_of_trust: RootOfTrust,
     /// Digest of the entry before; zeros for the first.
     pub prev: Sha256Digest,
+    /// What the decision rested on; kept beside the log for a while, no part of it.
+    #[serde(skip)]
+    pub basis: Option<Basis>,
 }
 
 impl Entry {
@@ -117,7 +129,14 @@ impl Entry {
             host_data: subject.host_data,
             root_of_trust: RootOfTrust::AmdSevSnp,
             prev: Sha256Digest::new([0; 32]),
+            basis: None,
         }
+    }
+
+    /// The same with what the decision rested on, for a later dry run of another policy.
+    #[must_use]
+    pub fn with_basis(self, basis: Basis) -> Self {
+        Self { basis: Some(basis), ..self }
     }
 
     /// The same with both values of the rule that was broken.
@@ -137,7 +156,7 @@ impl Store {
         append(&self.db, self.root_of_trust, entry)
     }
 
-    /// Appends an entry if `host_data` is enrolled and not revoked at this very moment; false, and no entry, if it is not.
+    /// Appends an entry if `host_data` is enrolled and counts at this very moment; false, and no entry, if it is not.
     ///
     /// The last question before a token or a secret leaves: after a revocation the log shows no release.
     ///
@@ -146,8 +165,11 @@ impl Store {
     pub fn record_while_active(&self, host_data: &HostData, entry: Entry) -> Result<bool, StoreError> {
         let active: bool = self
             .db
-            .prepare_cached("SELECT EXISTS (SELECT 1 FROM sites WHERE host_data = ?1 AND revoked_at IS NULL)")?
-            .query_row([host_data.to_string()], |row| row.get(0))?;
+            .prepare_cached(
+                "SELECT EXISTS (SELECT 1 FROM sites WHERE host_data = ?1 AND revoked_at IS NULL
+                 AND (overlap_until IS NULL OR overlap_until > ?2))",
+            )?
+            .query_row(params![host_data.to_string(), seconds(entry.at)], |row| row.get(0))?;
         // Nothing comes between the two statements: one process has the database open, and `&self` is one of its threads.
         if active {
             append(&self.db, self.root_of_trust, entry)?;
@@ -232,8 +254,25 @@ pub(super) fn append(db: &Connection, root_of_trust: RootOfTrust, entry: Entry) 
     let bytes = encode(&entry)?;
     let digest = Sha256Digest::of(&bytes);
     let text = String::from_utf8(bytes).map_err(|e| DocumentError::Encode(<serde_json::Error as serde::ser::Error>::custom(e)))?;
-    db.execute("INSERT INTO audit (seq, entry, digest) VALUES (?1, ?2, ?3)", params![entry.seq, text, digest.as_bytes()])?;
-    Ok(())
+    let insert = || -> Result<(), StoreError> {
+        db.prepare_cached("INSERT INTO audit (seq, entry, digest) VALUES (?1, ?2, ?3)")?.execute(params![entry.seq, text, digest.as_bytes()])?;
+        Ok(())
+    };
+    match &entry.basis {
+        Some(basis) => together(db, || insert().and_then(|()| decisions::keep(db, &entry, basis))),
+        None => insert(),
+    }
+}
+
+/// Both or neither, within a caller's transaction or as one.
+fn together(db: &Connection, work: impl FnOnce() -> Result<(), StoreError>) -> Result<(), StoreError> {
+    db.prepare_cached("SAVEPOINT entry")?.execute([])?;
+    let done = work();
+    if done.is_err() {
+        db.prepare_cached("ROLLBACK TO entry")?.execute([])?;
+    }
+    db.prepare_cached("RELEASE entry")?.execute([])?;
+    done
 }
 
 fn newest(db: &Connection) -> Result<(i64, Sha256Digest), StoreError> {
