@@ -192,7 +192,7 @@ rules! {
     /// The chip was not revoked.
     ChipRevoked, "chip_revoked", "chip",
         "does the chip still stand, service-wide?",
-        "none: the chip was revoked; `coffer-attest revocation list` says when and why";
+        "none: the chip was revoked; `coffer-attest revocations list` says when and why";
     /// FAMILY_ID of the ID block.
     FamilyId, "family_id", "FAMILY_ID",
         "is FAMILY_ID of the ID block the project's, if it names one?",
@@ -228,7 +228,7 @@ rules! {
     /// There is a current enrollment of HOST_DATA.
     HostData, "host_data", "HOST_DATA",
         "is this site config enrolled?",
-        "`coffer-attest enroll`; the site must run the bundle that was enrolled last";
+        "`coffer-attest site enroll`; the site must run the bundle that was enrolled last";
     /// What was launched is in the enrollment.
     LaunchDigest, "launch_digest", "launch digest",
         "is what was launched among what this site config is enrolled for?",
