@@ -42,6 +42,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(60);
 const LIST_EVERY_S: u64 = 24 * 3600;
 /// The same while there is none, or it nears its end.
 const LIST_WANTED_EVERY_S: u64 = 3600;
+/// How often at most a chain is fetched because a certificate needs it.
+const CHAIN_EVERY: Duration = Duration::from_secs(600);
 /// The least time before nextUpdate from which on a list nears its end; else an eighth of its life.
 const LIST_LEAD_S: u64 = 2 * 24 * 3600;
 /// Seconds between two looks at an answer of *try again*, at most: what `Retry-After` says.
@@ -74,6 +76,8 @@ struct Desk {
     fetched: VecDeque<(String, Instant)>,
     /// When a family's list was last asked for, Unix seconds.
     asked: BTreeMap<Family, u64>,
+    /// When a family's chain was last fetched for a certificate that needed it.
+    chains: BTreeMap<Family, Instant>,
     /// Spreads the daily looks of many services.
     jitter: u8,
 }
@@ -112,20 +116,21 @@ pub enum Taken {
 }
 
 impl Library {
-    /// Takes up what the database holds. Rows that do not read any more (another root, damaged) are passed over and logged: each use
-    /// would refuse them.
+    /// Takes up what the database holds. Rows that do not read any more (another root, damaged) and expired certificates are passed
+    /// over: each use would refuse them.
     #[must_use]
     pub fn open(rows: Vec<CollateralRow>, roots: Roots, kds: Option<Kds>) -> Self {
-        let mut shelf = Shelf::default();
+        let (mut shelf, now) = (Shelf::default(), UnixTime(unix_now()));
         for row in rows {
             match Piece::reread(&row, &roots) {
+                Ok(piece) if piece.is_expired(now) => tracing::info!(%piece, "stored certificate has expired"),
                 Ok(piece) => shelf.restore(piece, &row.source, row.added_at),
                 Err(error) => tracing::error!(kind = row.kind.name(), key = row.key, %error, "stored collateral is passed over"),
             }
         }
         let jitter = random::<1>().map_or(0, |[byte]| byte);
         let queue = Queue::new(Instant::now());
-        let desk = Desk { queue, fresh: Vec::new(), fetched: VecDeque::new(), asked: BTreeMap::new(), jitter };
+        let desk = Desk { queue, fresh: Vec::new(), fetched: VecDeque::new(), asked: BTreeMap::new(), chains: BTreeMap::new(), jitter };
         Self { roots, shelf: RwLock::new(shelf), desk: Mutex::new(desk), bell: Condvar::new(), kds }
     }
 
@@ -295,7 +300,12 @@ impl Library {
     fn fetch(&self, request: &Request, store: &impl Keep) {
         let Some(kds) = &self.kds else { return };
         let outcome = match kds.get(request) {
-            Answer::Found(bytes) => self.take_answer(request, &bytes, store),
+            Answer::Found(bytes) => match (self.take_answer(request, &bytes, store), request) {
+                (Outcome::Garbage(_), Request::Vcek(key)) if self.fetch_issuer(kds, key.family(), &bytes, store) => {
+                    self.take_answer(request, &bytes, store)
+                }
+                (outcome, _) => outcome,
+            },
             Answer::Absent => Outcome::Absent,
             Answer::Throttled(wait) => Outcome::Throttled(wait),
             Answer::Unwell(why) => Outcome::Unwell(why),
@@ -313,6 +323,21 @@ impl Library {
             other => tracing::warn!(%request, outcome = ?other, "not fetched"),
         }
         desk.queue.done(outcome, now, random::<1>().map_or(0, |[byte]| byte));
+    }
+
+    /// Fetches a family's chain if this certificate names an issuer that is not kept, as after a change of AMD's intermediates or
+    /// under a simulator's root; true if it was fetched. At most once in a while, whatever certificates name.
+    fn fetch_issuer(&self, kds: &Kds, family: Family, der: &[u8], store: &impl Keep) -> bool {
+        let Ok(certificate) = Certificate::from_der(der) else { return false };
+        let now = Instant::now();
+        let lately = |at: &Instant| now.saturating_duration_since(*at) < CHAIN_EVERY;
+        if self.shelf().issuer(certificate.issuer().as_der()).is_some() || self.desk().chains.get(&family).is_some_and(lately) {
+            return false;
+        }
+        self.desk().chains.insert(family, now);
+        let request = Request::Chain(family, VekKind::Vcek);
+        let Answer::Found(bytes) = kds.get(&request) else { return false };
+        self.take_answer(&request, &bytes, store) == Outcome::Stored
     }
 
     /// Believes an answer only if it is what was asked for, and all of it verifies.

@@ -191,6 +191,12 @@ impl Piece {
         }
     }
 
+    /// Whether it is a certificate past its last day. A list past its nextUpdate still revokes.
+    #[must_use]
+    pub fn is_expired(&self, now: UnixTime) -> bool {
+        !matches!(self.what, What::Crl(_)) && self.not_after.is_some_and(|end| end < now)
+    }
+
     /// Whose it is.
     #[must_use]
     pub fn family(&self) -> Family {
