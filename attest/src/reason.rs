@@ -457,7 +457,8 @@ mod tests {
         let mut seen = 0;
         for reason in Reason::all() {
             for command in reason.commands() {
-                let typed = command.split(" >").next().unwrap().replace("VERSION", "1").replace("FAMILY", "genoa").replace("PROJECT", "demo");
+                let typed =
+                    command.split(" >").next().unwrap().replace("VERSION", "1").replace("FAMILY", "genoa").replace("PROJECT", "demo");
                 let words = typed.split(' ').chain(["--dir", "service"]);
                 let parsed = <cli::Cli as clap::Parser>::try_parse_from(words);
                 assert!(parsed.is_ok(), "{reason}: {command}: {}", parsed.unwrap_err());

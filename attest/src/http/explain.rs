@@ -38,7 +38,7 @@ const RECORDED: &str = "authenticated and in the audit log";
 pub enum Outcome {
     /// Something was refused.
     Refused,
-    /// Evidence was accepted and a token issued.
+    /// A token was issued.
     Accepted,
 }
 
@@ -90,7 +90,8 @@ pub async fn explain(
     Path(id): Path<String>,
     signed: Signed<Nothing>,
 ) -> Result<Json<Explanation>, Problem> {
-    signed.require(Scope::Read)?;
+    // Whose entry it is decides, once it is found.
+    signed.require_scope(Scope::Read)?;
     blocking(&service, move |service| {
         let unknown = || Problem::tell(Reason::NoSuchRefusal, &unknown(&id));
         if id.len() != ID_CHARS || !id.bytes().all(|b| b.is_ascii_hexdigit()) {
@@ -116,26 +117,29 @@ fn unknown(id: &str) -> String {
     )
 }
 
-/// Whether a project is an admin's to see.
+/// Whether an entry is an admin's to see: what is no project's is the service's.
 fn may_see(admin: &Admin, project: Option<&ProjectName>) -> bool {
-    admin.project.is_none() || admin.project.as_ref() == project
+    project.map_or(admin.project.is_none(), |project| admin.sees(project))
 }
 
 impl Explanation {
-    /// Of the audit log's entries under one id; none if they are neither a refusal nor an attestation.
+    /// Of the audit log's entries under one id, the oldest of which says what it is about; none if there are none.
     fn of_entries(id: &str, entries: Vec<Entry>) -> Option<Self> {
-        let entry = entries.iter().find(|entry| matches!(entry.event, Event::Attest | Event::Refuse))?.clone();
+        let entry = entries.first()?.clone();
         let reason = Reason::of_code(&entry.code);
-        let accepted = entry.event == Event::Attest;
-        let passed = match reason {
-            _ if accepted => Rule::ALL.to_vec(),
-            Some(Reason::Rule(broken)) => Rule::ALL.iter().copied().take_while(|rule| *rule != broken).collect(),
+        let passed = match (entry.event, reason) {
+            (Event::Attest, _) => Rule::ALL.to_vec(),
+            (_, Some(Reason::Rule(broken))) => Rule::ALL.iter().copied().take_while(|rule| *rule != broken).collect(),
             _ => Vec::new(),
+        };
+        let accepted = match entry.event {
+            Event::Attest => "the evidence is genuine and within the enrollment's and the project's values",
+            _ => "the call was made, and recorded under this id",
         };
         let mut explanation = Self {
             id: id.to_owned(),
-            outcome: if accepted { Outcome::Accepted } else { Outcome::Refused },
-            meaning: reason.map_or("the evidence is genuine and within the enrollment's and the project's values", Reason::meaning),
+            outcome: if entry.event == Event::Refuse { Outcome::Refused } else { Outcome::Accepted },
+            meaning: reason.map_or(accepted, Reason::meaning),
             remedy: reason.map_or("nothing to do: the token's `jti` is this id", Reason::remedy),
             code: entry.code,
             at: entry.at,

@@ -4,8 +4,14 @@
 mod admin;
 mod attacks;
 mod captured;
+mod collateral;
 mod commands;
+mod explain;
 mod handshake;
 mod limits;
+mod fairness;
+mod policy;
 mod restart;
+mod stock_admin;
+mod stock_client;
 mod support;
