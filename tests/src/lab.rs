@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use crate::repo;
-pub use archive::{SECRET_MARK, blob};
+pub use archive::{SECRET_MARK, blob, busybox_image};
 pub use boot::{Boot, Running};
 
 /// How long a service may take to listen.
