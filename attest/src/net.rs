@@ -157,11 +157,16 @@ async fn connection(stream: TcpStream, peer: SocketAddr, shared: Shared, _place:
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_headers(MAX_HEADERS)
+        .max_header_size(MAX_HEAD_BYTES)
         .max_buf_size(MAX_HEAD_BYTES)
         .serve_connection(stream, respond);
     let ended = tokio::select! {
-        ended = &mut connection => ended,
-        () = until(&mut stopped) => {
+        ended = &mut connection => Some(ended),
+        () = until(&mut stopped) => None,
+    };
+    let ended = match ended {
+        Some(ended) => ended,
+        None => {
             Pin::new(&mut connection).graceful_shutdown();
             (&mut connection).await
         }

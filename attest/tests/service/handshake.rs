@@ -74,7 +74,7 @@ fn after_attestation_missing_is_404_and_foreign_is_403() {
         (guest.resource("site-2", ""), 403, "resource_path"),
         (guest.resource("site-1", "").replace("/demo/", "/other/"), 403, "resource_path"),
         (guest.resource("site-1", ".other"), 404, "no_such_resource"),
-        ("/kbs/v0/resource/default/disk/key1".to_owned(), 404, "no_such_resource"),
+        ("/kbs/v0/resource/default/disk/key1".to_owned(), 403, "resource_path"),
         ("/kbs/v0/resource/demo/site-1/%ff".to_owned(), 404, "no_such_resource"),
         (guest.resource("site-1", "").replace("demo/site-1", "x/demo%2Fsite-1"), 404, "no_such_resource"),
         (guest.resource("site-1", "%2E%2E"), 404, "no_such_resource"),
@@ -101,7 +101,7 @@ fn what_a_client_cannot_speak_is_refused_by_name() {
     let client = service.client();
     for (body, code) in [
         (r#"{"version":"0.2.0","tee":"snp","extra-params":""}"#, "protocol_version"),
-        (r#"{"version":"0.4.1","tee":"snp","extra-params":""}"#, "protocol_version"),
+        (r#"{"version":"0.5.0","tee":"snp","extra-params":""}"#, "protocol_version"),
         (r#"{"version":"0.4.0","tee":"tdx","extra-params":""}"#, "tee"),
         (r#"{"version":"0.4.0","tee":"sample","extra-params":""}"#, "tee"),
         (r#"{"version":"0.4.0","tee":"snp","extra-params":{"coffer":2}}"#, "coffer_version"),

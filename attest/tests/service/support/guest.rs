@@ -78,6 +78,14 @@ impl Guest {
         let challenge_cookie = challenge.cookie.clone().unwrap();
         let challenge = Challenge::parse(&challenge.body).unwrap();
         assert_eq!(challenge.coffer, coffer);
+        let (tee_key, attest_body) = self.answer(&challenge, evidence);
+        let answer = client.post("/kbs/v0/attest", Some(&challenge_cookie), &attest_body);
+        Handshake { tee_key, nonce: challenge.nonce, challenge_cookie, attest_body, answer }
+    }
+
+    /// The body of `/attest` that answers a challenge, and the key that goes with it.
+    pub fn answer(&self, challenge: &Challenge, evidence: impl FnOnce(&Asp, ReportData) -> SnpEvidence) -> (TeeKey, Vec<u8>) {
+        let coffer = challenge.coffer;
         let tee_key = TeeKey::from_random(&random()).unwrap();
         let bound = BoundKeys { purpose: Purpose::Boot, keys: KeySet { tls: self.tls.clone(), node: None, wg: None } };
         let runtime_data = RuntimeData { nonce: challenge.nonce, tee_pubkey: tee_key.public(), coffer: coffer.then_some(bound) };
@@ -85,8 +93,12 @@ impl Guest {
         let evidence = evidence(self.asp, report_data);
         let wire = if coffer { evidence.to_raw_value() } else { evidence.to_stock_value() }.unwrap();
         let attest_body = attestation_body(&runtime_data, &wire, "").unwrap();
-        let answer = client.post("/kbs/v0/attest", Some(&challenge_cookie), &attest_body);
-        Handshake { tee_key, nonce: challenge.nonce, challenge_cookie, attest_body, answer }
+        (tee_key, attest_body)
+    }
+
+    /// The processor it runs on.
+    pub fn asp(&self) -> &'static Asp {
+        self.asp
     }
 }
 

@@ -32,6 +32,7 @@ pub struct Answer {
     pub content_type: String,
     /// Our cookie's value, if one was set.
     pub cookie: Option<String>,
+    pub retry_after: Option<String>,
     pub body: Vec<u8>,
 }
 
@@ -72,7 +73,7 @@ impl Client {
             first.strip_prefix("kbs-session-id=").unwrap().to_owned()
         });
         let (status, content_type) = (answer.status().as_u16(), header("content-type").unwrap_or_default());
-        Ok(Answer { status, content_type, cookie, body: answer.body_mut().read_to_vec()? })
+        Ok(Answer { status, content_type, cookie, retry_after: header("retry-after"), body: answer.body_mut().read_to_vec()? })
     }
 
     pub fn get(&self, path: &str, cookie: Option<&str>) -> Answer {
