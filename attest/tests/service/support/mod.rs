@@ -2,10 +2,14 @@
 
 mod guest;
 mod http;
+mod kds;
+mod raw;
+#[path = "../../../protocol/tests/support/stock.rs"]
+pub mod stock;
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -14,11 +18,13 @@ use coffer_evidence::{Family, HostData, LaunchDigest, UnixTime};
 use coffer_manifest::disk::RootSecret;
 use coffer_manifest::{Enrollment, EnrollmentFile, KitKey, OpenRisks, Role, RootOfTrust, Secrets, Sha256Digest};
 use coffer_simulator::{Asp, Hierarchy};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
-pub use guest::Guest;
+pub use guest::{Guest, Handshake, random};
 pub use http::{Answer, Client};
+pub use kds::{Reply, TestKds, pem, table, vcek_path};
+pub use raw::{Raw, connect_from};
 
 pub const TLS_NAME: &str = "attest.demo.test";
 pub const BASE: LaunchDigest = LaunchDigest::new([0xB0; 48]);
@@ -67,12 +73,16 @@ impl Service {
 
     /// A service that believes the simulator of this family.
     pub fn believing(family: Family) -> Self {
-        let ark = simulator(family).asp.ark();
+        Self::believing_ark(simulator(family).asp.ark())
+    }
+
+    /// A service that believes this simulator, by the DER of its root.
+    pub fn believing_ark(ark: &[u8]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let ark_path = dir.path().join("ark.der");
         fs::write(&ark_path, ark).unwrap();
         let root = format!("simulated:{}", ark_path.display());
-        Self::make(dir, &root, RootOfTrust::Simulated(Sha256Digest::of(ark)), |_| ())
+        Self::make(dir, &root, RootOfTrust::Simulated(Sha256Digest::of(ark)))
     }
 
     /// The same with other settings.
@@ -89,21 +99,42 @@ impl Service {
 
     /// A service that believes AMD and takes any TCB.
     pub fn production() -> Self {
-        Self::make(tempfile::tempdir().unwrap(), "amd-sev-snp", RootOfTrust::AmdSevSnp, |config| {
-            let floors = "families = [\"genoa\", \"turin\"]\n\
-                [tcb_floor.genoa]\nbootloader = 0\ntee = 0\nsnp = 0\nmicrocode = 0\n\
-                [tcb_floor.turin]\nfmc = 0\nbootloader = 0\ntee = 0\nsnp = 0\nmicrocode = 0\n";
-            let text = fs::read_to_string(config).unwrap();
-            assert!(text.contains("families = []\n"), "{text}");
-            fs::write(config, text.replacen("families = []\n", floors, 1)).unwrap();
-        })
+        let service = Self::make(tempfile::tempdir().unwrap(), "amd-sev-snp", RootOfTrust::AmdSevSnp);
+        let zero = json!({ "bootloader": 0, "tee": 0, "snp": 0, "microcode": 0 });
+        let mut turin = zero.clone();
+        turin["fmc"] = json!(0);
+        let families = json!({ "genoa": { "tcb_floor": zero }, "turin": { "tcb_floor": turin } });
+        let document = json!({ "type": "coffer/project-policy/v1", "reference_values": { "families": families } });
+        service.set_policy(&["--default"], 0, &document);
+        service
     }
 
-    fn make(dir: TempDir, root: &str, root_of_trust: RootOfTrust, edit: impl FnOnce(&Path)) -> Self {
+    /// Writes a file beside the service's folder.
+    pub fn file(&self, name: &str, bytes: &[u8]) -> String {
+        let path = self.dir.path().join(name);
+        fs::write(&path, bytes).unwrap();
+        path.display().to_string()
+    }
+
+    /// Runs a `policy` command.
+    pub fn policy(&self, args: &[&str]) -> Output {
+        let dir = self.path();
+        program(&[&["policy"], args, &["--dir", dir.to_str().unwrap()]].concat())
+    }
+
+    /// `policy set`, which must succeed; what it says.
+    pub fn set_policy(&self, owner: &[&str], replaces: u64, document: &Value) -> Value {
+        let file = self.file("policy.json", document.to_string().as_bytes());
+        let replaces = replaces.to_string();
+        let set = self.policy(&[&["set", &file, "--replaces", &replaces, "--reason", "test", "--json"], owner].concat());
+        assert!(set.status.success(), "{}", stderr(&set));
+        serde_json::from_slice(&set.stdout).unwrap()
+    }
+
+    fn make(dir: TempDir, root: &str, root_of_trust: RootOfTrust) -> Self {
         let path = dir.path().join("service");
         let made = program(&["init", "--dir", path.to_str().unwrap(), "--root-of-trust", root, "--tls-name", TLS_NAME, "--admin", "ada"]);
         assert!(made.status.success(), "{}", stderr(&made));
-        edit(&path.join("coffer-attest.toml"));
         let mut service = Self { dir, child: None, url: String::new(), root_of_trust };
         service.start();
         service
