@@ -112,8 +112,8 @@ fn what_a_client_cannot_speak_is_refused_by_name() {
         client.post("/kbs/v0/auth", None, body.as_bytes()).expect_refusal(400, code);
     }
     client.post("/kbs/v0/auth", None, &vec![b' '; 9000]).expect_refusal(413, "body_too_large");
-    client.post("/kbs/v0/resource/demo/site-1/x", None, b"secret").expect_refusal(405, "no_such_method");
-    client.post("/kbs/v0/resource-policy", None, b"{}").expect_refusal(404, "no_such_path");
+    client.send("PUT", "/kbs/v0/resource/demo/site-1/x", &[], b"secret").unwrap().expect_refusal(405, "no_such_method");
+    client.post("/kbs/v0/other-plugin", None, b"{}").expect_refusal(404, "no_such_path");
     client.get("/kbs/v0/auth", None).expect_refusal(405, "no_such_method");
     assert_eq!(client.get("/healthz", None).json()["status"], "ok");
 }
