@@ -107,6 +107,18 @@ impl Lab {
         run(init.arg("init").arg("--dir").arg(self.path(name)).args(["--root-of-trust", &root, "--tls-name", "attest.demo.test"]));
     }
 
+    /// Gives the project an author key of this name: sites built from here on have ID blocks.
+    ///
+    /// # Panics
+    /// If `coffer author-key new` fails.
+    pub fn use_author_key(&self, name: &str) {
+        run(Command::new(repo::program("coffer")).args(["author-key", "new", "--out"]).arg(self.path(name)));
+        self.write_project("service/tls/ca.pem");
+        let mut project = fs::read_to_string(self.path("project.yml")).expect("project.yml");
+        project.push_str(&format!("author_key: {name}\n"));
+        fs::write(self.path("project.yml"), project).expect("project.yml is written");
+    }
+
     fn write_project(&self, ca: &str) {
         let project = format!(
             "name: demo\nkey_service:\n  kind: coffer\n  urls: [{}]\n  tls_name: attest.demo.test\n  ca: [{ca}]\nsimulator_ark: simulator/ark.pem\n",
