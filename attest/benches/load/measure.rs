@@ -4,7 +4,6 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use coffer_evidence::{Certificate, PublicKey, ReportData};
-use ring::signature::{ECDSA_P384_SHA384_FIXED, UnparsedPublicKey};
 
 use crate::population::Population;
 
@@ -56,21 +55,44 @@ pub fn rss_kib(pid: u32) -> u64 {
 }
 
 /// Verifications of one report's signature per CPU second, on every core at once.
-pub fn raw_p384(population: &Population, length: Duration) -> f64 {
+pub struct RawP384 {
+    /// The library of the verifier.
+    pub ours: f64,
+    /// The other C library of the service.
+    pub ring: f64,
+}
+
+impl RawP384 {
+    pub fn measure(population: &Population, length: Duration) -> Self {
+        let (point, message, signature) = signed(population);
+        let ours = aws_lc_rs::signature::UnparsedPublicKey::new(&aws_lc_rs::signature::ECDSA_P384_SHA384_FIXED, &point);
+        let ring = ring::signature::UnparsedPublicKey::new(&ring::signature::ECDSA_P384_SHA384_FIXED, &point);
+        Self {
+            ours: rate(length, || ours.verify(&message, &signature).unwrap()),
+            ring: rate(length, || ring.verify(&message, &signature).unwrap()),
+        }
+    }
+}
+
+/// Public key, message and signature of a report.
+fn signed(population: &Population) -> (Vec<u8>, Vec<u8>, Vec<u8>) {
     let evidence = population.asps[0].evidence(&population.guests[0], ReportData::new([7; 64])).unwrap();
     let vcek = Certificate::from_der_or_pem(&evidence.certificates[0].data).unwrap();
     let PublicKey::P384 { point } = vcek.public_key() else { panic!("a VCEK has a P-384 key") };
     let fields = evidence.report.fields();
     let big_endian = |little: &[u8; 72]| little[..48].iter().rev().copied().collect::<Vec<_>>();
     let signature = [big_endian(&fields.signature_r), big_endian(&fields.signature_s)].concat();
-    let key = UnparsedPublicKey::new(&ECDSA_P384_SHA384_FIXED, &point[..]);
+    (point.to_vec(), evidence.report.signed_bytes().to_vec(), signature)
+}
+
+fn rate(length: Duration, verify: impl Fn() + Sync) -> f64 {
     let usage = Usage::of(std::process::id());
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let count: usize = std::thread::scope(|scope| {
         let count = || {
             let (begun, mut count) = (Instant::now(), 0);
             while begun.elapsed() < length {
-                key.verify(evidence.report.signed_bytes(), &signature).unwrap();
+                verify();
                 count += 1;
             }
             count

@@ -22,14 +22,18 @@ pub fn random<const N: usize>() -> [u8; N] {
 /// How many hosts the guests run on; each brings a VCEK of its own.
 const CHIPS: usize = 16;
 
-/// The running service, without bounds on one source: here every site comes from the same address.
+/// The running service, without bounds on one source or site: here every site comes from the same address, over and over.
 pub struct Service(support::Service);
 
 impl Service {
     pub fn start() -> Self {
-        let (usual, unbounded) =
-            ("second_per_source = 50\nburst_per_source = 500", "second_per_source = 1000000\nburst_per_source = 1000000");
-        Self(support::Service::edited(usual, unbounded))
+        let limits = |per_second, burst, per_minute, per_site| {
+            format!(
+                "second_per_source = {per_second}\nburst_per_source = {burst}\nwaiting = 512\n\
+                 decisions_per_minute_per_site = {per_minute}\nburst_per_site = {per_site}"
+            )
+        };
+        Self(support::Service::edited(&limits(50, 500, 10, 60), &limits(MANY, MANY, MANY, MANY)))
     }
 
     pub fn pid(&self) -> u32 {

@@ -1,7 +1,7 @@
 //! From the report's version to its challenge: everything before a refusal may be held against a guest.
 
+use aws_lc_rs::signature::{ECDSA_P384_SHA384_FIXED, UnparsedPublicKey};
 use coffer_evidence::{ChipId, Report, VekKind};
-use ring::signature::{ECDSA_P384_SHA384_FIXED, UnparsedPublicKey};
 
 use super::{Finding, Scene, listed};
 use crate::reference::CrlRule;
@@ -17,7 +17,8 @@ const P384_ORDER: [u8; 48] = [
 ];
 
 /// Whether a report (its bytes 0x000–0x29F) was signed by this key (an uncompressed point): the one expensive step of an appraisal,
-/// kept in one place so that its implementation can be chosen by measurement. `signature` is R and S, 48 bytes each, big-endian.
+/// kept in one place so that its implementation can be chosen by measurement: `aws-lc-rs` takes 172 µs, graviola 0.4 271, ring 510 and
+/// `p384` 519 on one x86-64 core. `signature` is R and S, 48 bytes each, big-endian.
 fn ecdsa_p384_sha384(point: &[u8; 97], message: &[u8], signature: &[u8; 96]) -> bool {
     UnparsedPublicKey::new(&ECDSA_P384_SHA384_FIXED, point).verify(message, signature).is_ok()
 }
