@@ -151,7 +151,7 @@ pub struct Certificate {
 }
 
 impl Certificate {
-    /// Parses one certificate and nothing after it. Any serial number is taken: AMD's VCEKs all have 0.
+    /// Parses one certificate and nothing after it. Serial number 0 is taken: AMD's VCEKs all have it.
     ///
     /// # Errors
     /// See [`CertificateError`].
@@ -166,8 +166,7 @@ impl Certificate {
 
         let mut body = Reader::new(tbs.value);
         part("version", version_3(&mut body))?;
-        let serial =
-            part("serial number", body.value(tag::INTEGER).and_then(|value| if value.is_empty() { Err(Malformed) } else { Ok(value) }))?;
+        let serial = part("serial number", body.value(tag::INTEGER).and_then(Serial::of_integer))?;
         let algorithm = part("signature algorithm", body.element(tag::SEQUENCE))?.whole;
         if algorithm != outer_algorithm {
             return Err(CertificateError::AlgorithmMismatch);
@@ -181,7 +180,7 @@ impl Certificate {
         Ok(Self {
             der: der.to_vec(),
             tbs: start..start + tbs.whole.len(),
-            serial: Serial::of_integer(serial),
+            serial,
             issuer,
             subject,
             not_before,

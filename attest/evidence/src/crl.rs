@@ -13,9 +13,9 @@ use crate::der::{Malformed, Reader, tag, unsigned, whole_bits};
 pub struct Serial(Vec<u8>);
 
 impl Serial {
-    /// Of an INTEGER's content bytes. A negative number keeps its bytes: it equals no AMD certificate's.
-    pub(crate) fn of_integer(value: &[u8]) -> Self {
-        Self(unsigned(value).unwrap_or(value).to_vec())
+    /// Of an INTEGER's content bytes; it may be zero, but not negative.
+    pub(crate) fn of_integer(value: &[u8]) -> Result<Self, Malformed> {
+        unsigned(value).map(|magnitude| Self(magnitude.to_vec()))
     }
 
     /// The magnitude, big-endian, without leading zeros.
@@ -203,11 +203,7 @@ fn revoked(body: &mut Reader<'_>) -> Result<(Vec<Serial>, bool), Malformed> {
     let mut list = Reader::new(list);
     while !list.is_empty() {
         let mut entry = list.inside(tag::SEQUENCE)?;
-        let serial = entry.value(tag::INTEGER)?;
-        if serial.is_empty() {
-            return Err(Malformed);
-        }
-        serials.push(Serial::of_integer(serial));
+        serials.push(Serial::of_integer(entry.value(tag::INTEGER)?)?);
         time(entry.any()?.tag_and_value())?;
         if let Some(extensions) = entry.optional(tag::SEQUENCE)? {
             known &= all(extensions)?.iter().all(|extension| !extension.critical);
@@ -229,7 +225,7 @@ fn extensions(body: &mut Reader<'_>) -> Result<(Option<Serial>, bool), Malformed
         let mut reader = Reader::new(&extension.value);
         let value = reader.value(tag::INTEGER)?;
         reader.end()?;
-        unsigned(value).map(|magnitude| Serial(magnitude.to_vec()))
+        Serial::of_integer(value)
     });
     Ok((number.transpose()?, found.iter().all(|extension| !extension.critical)))
 }
@@ -254,10 +250,13 @@ mod tests {
 
     #[test]
     fn serials_are_numbers() {
-        assert_eq!(Serial::of_integer(&[0]).to_string(), "0");
-        assert_eq!(Serial::of_integer(&[2, 0, 1]).to_string(), "020001");
-        assert_eq!(Serial::of_integer(&[0, 0x80]), Serial(vec![0x80]));
-        assert_ne!(Serial::of_integer(&[0x80]).as_bytes(), Serial::of_integer(&[0x7F]).as_bytes());
+        assert_eq!(Serial::of_integer(&[0]).unwrap().to_string(), "0");
+        assert_eq!(Serial::of_integer(&[2, 0, 1]).unwrap().to_string(), "020001");
+        assert_eq!(Serial::of_integer(&[0, 0x80]), Ok(Serial(vec![0x80])));
+        // Negative, empty, and numbers written longer than they are.
+        for bad in [&[0x80][..], &[], &[0, 0], &[0, 1]] {
+            assert_eq!(Serial::of_integer(bad), Err(Malformed), "{bad:?}");
+        }
     }
 
     proptest! {

@@ -11,6 +11,43 @@
 //! What it does **not** establish: that the challenge in REPORT_DATA is fresh (the caller makes it and spends it), that the enrollment
 //! and the revocations were current when the caller looked them up, or that one VCEK has not been revoked (no list of AMD's can say
 //! that, see [`VerifiedCrl`]).
+//!
+//! # What a verifier of SNP evidence is expected to check, and which rule does
+//!
+//! | check | rule |
+//! |---|---|
+//! | report length, version | `evidence`, `report_version` |
+//! | reserved bytes; guest policy bits that must be one or zero | `reserved_bytes`, `policy_reserved` |
+//! | signature algorithm 1; R and S in range; ECDSA P-384 with SHA-384 | `signature_algorithm`, `signature_range`, `signature` |
+//! | ARK pinned in the binary, per product; its self-signature | [`Roots::amd`], checked when loaded |
+//! | ARK → ASK or ASVK → VEK by RSA-PSS-SHA384; names, place, key type and size, signature algorithm of each | `vek_count`, `certificate`, `chain` |
+//! | certificate dates, by a clock that is an argument | `certificate_dates` |
+//! | CRL of ASK and ASVK | `crl`, `certificate_revoked`, [`Roots::check_crl`] |
+//! | VLEK by the ASVK, cloud provider | `signing_key`, `chain`, `csp_id` |
+//! | KEY_INFO.SIGNING_KEY against the certificate's kind | `certificate_kind` |
+//! | product extension, CPUID and anchoring ARK name one family | `family_mismatch`, `family` |
+//! | HWID equals CHIP_ID, 8 bytes of it on Turin; zero under a VLEK | `chip_id` |
+//! | MASK_CHIP_KEY, masked CHIP_ID | `masked_chip` |
+//! | REPORTED_TCB equals the certificate's, FMC included; Turin's TCB layout | `certificate_tcb` |
+//! | certificate TCB ≤ CURRENT_TCB; reported ≤ committed ≤ current | `certificate_current_tcb`, `tcb_order` |
+//! | minimum of reported, committed, current and launch TCB | `tcb_floor_missing`, `tcb_floor`, `enrolled_tcb_floor` |
+//! | minimum firmware and its ABI | `minimum_firmware`, `guest_policy_abi` |
+//! | launch and current mitigation vector | `mitigations` |
+//! | debugging, migration; SMT, single socket and the later bits | `debug_policy`, `migration_policy`, `guest_policy` |
+//! | PLATFORM_INFO: SMT, TSME, ECC, RAPL, ciphertext hiding, alias check, and later bits | `platform_info` |
+//! | VMPL | `vmpl` |
+//! | MEASUREMENT | `launch_digest`, `launch_digest_revoked` |
+//! | REPORT_DATA | `report_data` |
+//! | HOST_DATA | `host_data` |
+//! | FAMILY_ID, IMAGE_ID, GUEST_SVN | `family_id`, `image_id`, `guest_svn`, `enrolled_guest_svn` |
+//! | ID key and author key digest, AUTHOR_KEY_EN | `id_key`, `author_key`, `enrolled_id_key`, `enrolled_author_key`, `key_revoked` |
+//! | REPORT_ID, REPORT_ID_MA | `report_id`, `migration_agent` |
+//! | lists of chips | `chip_allowed`, `chip_denied`, `chip_revoked`, `enrolled_chip` |
+//! | store and cache of certificates | the caller's, by [`certificates_digest`] and [`endorse_certificates`] |
+//! | a nonce is used once | the caller's, before it calls [`verify`] |
+//!
+//! Firmware verifies the signatures of ID block and ID key at launch (AMD 56860, SNP_LAUNCH_FINISH); a report names the keys, and so
+//! the rules compare digests.
 #![forbid(unsafe_code)]
 
 mod appraisal;

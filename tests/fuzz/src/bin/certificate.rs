@@ -27,7 +27,10 @@ fuzz_target!(init: plant(made().into_iter().chain(seeds())), |bytes: &[u8]| {
     assert_eq!(Certificate::from_der_or_pem(pem.as_bytes()).as_ref(), Ok(&certificate), "PEM is DER in armour");
     assert!(der.windows(certificate.signed_bytes().len()).any(|part| part == certificate.signed_bytes()), "the signed part is in it");
 
-    let _ = (certificate.may_sign_certificates(), certificate.knows_all_critical_extensions(), VekKind::of(&certificate));
+    assert!(certificate.subject().is_beside(certificate.subject()), "a name is like itself");
+    assert_ne!(certificate.serial().as_bytes().first(), Some(&0), "a serial number has no leading zeros");
+    let _ = (certificate.may_sign_certificates(), certificate.may_sign_crls(), VekKind::of(&certificate));
+    let _ = certificate.knows_all_critical_extensions();
     let shown = format!("{certificate:?}");
     assert!(!shown.chars().any(char::is_control), "a name is safe to print: {shown:?}");
     if let Ok(extensions) = VekExtensions::of(&certificate) {

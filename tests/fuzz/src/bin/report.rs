@@ -26,6 +26,8 @@ fuzz_target!(init: plant(made().into_iter().chain(vectors(&REPORTS))), |bytes: &
     assert_eq!(report.as_bytes(), &whole, "what a signature covers is kept");
     let rebuilt = Report::parse(&report.fields().encode()).expect("what we write, we read");
     assert_eq!(rebuilt.fields(), report.fields(), "fields to bytes loses nothing");
+    let lost = whole.iter().zip(rebuilt.as_bytes()).position(|(before, after)| before != after);
+    assert_eq!(report.nonzero_reserved(), lost, "what fields do not hold is named");
     let _ = (report.family(), format!("{report:?}"));
 
     let evidence = SnpEvidence { report, certificates: Vec::new() };
