@@ -119,6 +119,15 @@ impl ChipTcb {
         self.tcb
     }
 
+    /// As on the command line: what an operator copies from the log to fetch it.
+    #[must_use]
+    pub fn arguments(&self) -> String {
+        let TcbVersion { fmc, bootloader, tee, snp, microcode } = self.tcb;
+        let fmc = fmc.map(|fmc| format!("fmc={fmc},")).unwrap_or_default();
+        let tcb = format!("{fmc}bootloader={bootloader},tee={tee},snp={snp},microcode={microcode}");
+        format!("--family {} --chip {} --tcb {tcb}", self.family, self.chip())
+    }
+
     /// The chip in lower-case hexadecimal.
     #[must_use]
     pub fn chip(&self) -> String {
@@ -263,6 +272,7 @@ mod tests {
         let short = ChipTcb::parse(Family::Turin, "0102030405060708", &turin).unwrap();
         let long = ChipTcb::parse(Family::Turin, &format!("0102030405060708{}", "00".repeat(56)), &turin).unwrap();
         assert_eq!(short, long);
+        assert_eq!(short.arguments(), "--family turin --chip 0102030405060708 --tcb fmc=1,bootloader=3,tee=0,snp=8,microcode=115");
         for bad in ["", "bootloader=3", "bootloader=3,tee=0,snp=8,microcode=256", "bootloader=3,tee=0,snp=8,snp=8", "a=1", "tee=+1"] {
             assert!(matches!(parse_tcb(bad), Err(KeyError::Tcb { .. })), "{bad}");
         }

@@ -410,10 +410,10 @@ impl Library {
             return of(format!("chip {} at {}", fields.chip_id, fields.reported_tcb), "the report does not name one chip of a known family");
         };
         let Some(peer) = enrolled else {
-            return of(key.to_string(), "its HOST_DATA is not enrolled, so none is fetched");
+            return of(key.arguments(), "its HOST_DATA is not enrolled, so none is fetched");
         };
         if self.kds.is_none() {
-            return of(key.to_string(), "none is fetched, because [kds] is not enabled");
+            return of(key.arguments(), "none is fetched, because [kds] is not enabled");
         }
         let wish = self.desk().queue.ask(&Request::Vcek(key.clone()), Asker::Guest(network(peer)), Instant::now());
         self.bell.notify_one();
@@ -423,7 +423,7 @@ impl Library {
             Wish::Absent => ("the key server does not have it either", None),
         };
         let retry_after_s = wait.map(|wait| wait.as_secs().clamp(1, MAX_RETRY_AFTER_S));
-        Missing { retry_after_s, ..of(key.to_string(), why) }
+        Missing { retry_after_s, ..of(key.arguments(), why) }
     }
 
     // A panic under one of these locks leaves whole values behind: each change is one insertion.

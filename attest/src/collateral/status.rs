@@ -112,8 +112,7 @@ fn of_family(shelf: &Shelf, family: Family, now: u64) -> OfFamily {
     let count = |wanted: fn(&What) -> bool| shelf.of_family(family).filter(|kept| wanted(&kept.piece.what)).count();
     let ends = |kept: &Kept| kept.piece.not_after.map_or(u64::MAX, |end| end.0);
     let issuers = shelf.of_family(family).filter(|kept| matches!(kept.piece.what, What::Issuer { .. }));
-    let issuer =
-        |kept: &Kept| Issuer { subject: kept.piece.subject.clone(), not_after: rfc3339(ends(kept)), source: kept.source.clone() };
+    let issuer = |kept: &Kept| Issuer { subject: kept.piece.subject.clone(), not_after: rfc3339(ends(kept)), source: kept.source.clone() };
     let mut issuers: Vec<Issuer> = issuers.map(|kept| issuer(kept)).collect();
     issuers.sort_by(|a, b| a.subject.cmp(&b.subject));
     let mut expiring: Vec<_> = shelf.of_family(family).filter(|kept| ends(kept) < now.saturating_add(EXPIRING_S)).collect();
@@ -147,7 +146,9 @@ fn list_warning(shelf: &Shelf, family: Family, fetches: bool, now: u64) -> Optio
     let end = kept.piece.not_after?.0;
     let shown = rfc3339(end);
     if end < now {
-        return Some(format!("the revocation list of {family} was to be replaced by {shown}; projects with `crl: required` refuse its guests"));
+        return Some(format!(
+            "the revocation list of {family} was to be replaced by {shown}; projects with `crl: required` refuse its guests"
+        ));
     }
     let soon = end < now.saturating_add(LIST_ENDING_S) && !fetches;
     soon.then(|| format!("the revocation list of {family} is to be replaced by {shown}, and nothing fetches the next: import it"))

@@ -276,7 +276,10 @@ fn what_hosts_bring_is_bounded_per_chip_and_in_the_queue() {
     }
     library.work_once(&rows);
     assert_eq!(rows.count(), 1 + 16);
-    let vcek = Vcek::issue(&VcekSpec { tcb: TcbVersion { microcode: 99, ..platform.tcb }, ..VcekSpec::of(&platform, UnixTime(unix_now())) }, &hierarchy().ask);
+    let vcek = Vcek::issue(
+        &VcekSpec { tcb: TcbVersion { microcode: 99, ..platform.tcb }, ..VcekSpec::of(&platform, UnixTime(unix_now())) },
+        &hierarchy().ask,
+    );
     assert!(matches!(import(&library, &rows, vcek.unwrap().certificate()), Taken::New(_)), "an admin is not held to the hosts' share");
     let crowd: Vec<_> = (0..2 * MAX_FRESH).map(|n| foreign_copy(&asp_certificate, n)).collect();
     for entry in crowd {

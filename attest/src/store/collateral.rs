@@ -102,12 +102,5 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Option<CollateralRow>> {
     let kind = CollateralKind::ALL.into_iter().find(|known| known.name() == kind);
     let (Some(kind), Ok(family)) = (kind, family.parse()) else { return Ok(None) };
     let added_at: i64 = row.get(5)?;
-    Ok(Some(CollateralRow {
-        kind,
-        family,
-        key: row.get(2)?,
-        der: row.get(3)?,
-        source: row.get(4)?,
-        added_at: added_at.unsigned_abs(),
-    }))
+    Ok(Some(CollateralRow { kind, family, key: row.get(2)?, der: row.get(3)?, source: row.get(4)?, added_at: added_at.unsigned_abs() }))
 }
