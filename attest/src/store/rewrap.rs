@@ -6,8 +6,12 @@ use super::{KEY_VERSION, Store, StoreError, keys};
 use crate::kek::Kek;
 
 /// Where envelopes lie: the table, and as SQL the name and the version each was sealed for.
-const SEALED: &[(&str, &str, &str)] =
-    &[("sealed_keys", "name", "1"), ("secrets", "path", "version"), ("token_keys", "'service/token-key/' || kid", "1")];
+const SEALED: &[(&str, &str, &str)] = &[
+    ("sealed_keys", "name", "1"),
+    ("secrets", "path", "version"),
+    ("stock_resources", "'stock:' || project || '/' || path", "version"),
+    ("token_keys", "'service/token-key/' || kid", "1"),
+];
 
 impl Store {
     /// Seals every secret under `new`, which replaces the key file's; gives how many that were.
