@@ -341,8 +341,8 @@ fn a_new_config_names_the_old_one_and_counts_up() {
         assert_eq!(new.overlap_seconds, Some(7 * 86_400));
     }
     // The counter is the site config's too: HOST_DATA binds it.
-    let bundles = fs::read_dir(project.path("out-3/site-2")).expect("site").map(|entry| entry.expect("entry").path());
-    let bundle = bundles.filter(|path| path.is_dir()).next().expect("a bundle");
+    let mut bundles = fs::read_dir(project.path("out-3/site-2")).expect("site").map(|entry| entry.expect("entry").path());
+    let bundle = bundles.find(|path| path.is_dir()).expect("a bundle");
     assert_eq!(site(&bundle).site_svn, 8);
     // The file is lost: HOST_DATA and a counter of one's own.
     project.write("cc_site-2.yml", &format!("{SITE}site_svn: 9\n"));

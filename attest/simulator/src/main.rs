@@ -38,7 +38,7 @@ enum Command {
         product: Family,
     },
     /// Launch one guest: measure its files, write its SEV hash table, answer its requests for reports
-    Run(Run),
+    Run(Box<Run>),
 }
 
 #[derive(clap::Args)]
