@@ -1,7 +1,7 @@
 //! Every code a peer can be told, in one flat table: status, what it means, who can do what about it.
 //!
-//! A refusal is made from a [`Reason`] only, so a code without an entry cannot be sent. The table of `README.md` is written from here
-//! (`coffer-attest reasons --markdown`), and a test compares them.
+//! A refusal is made from a [`Reason`] only, so a code without an entry cannot be sent. `REASONS.md` is written from here, and a test
+//! compares them.
 
 use std::fmt;
 
@@ -214,6 +214,9 @@ reasons! {
     NotAttested "not_attested" UNAUTHORIZED TokenNotFound Anybody,
         "asks for a resource before it has attested; a client's first request always is",
         "client: attest first; sessions end after five minutes and at a restart";
+    ValuesChanged "values_changed" UNAUTHORIZED TokenNotFound Anybody,
+        "attested before the project's reference values changed",
+        "client: attest again; the new values decide";
     ResourcePath "resource_path" FORBIDDEN PolicyDeny Guest,
         "asks for a secret of another site, config or project than it attested as",
         "site: a guest asks for its own only; if this is yours, somebody changed what runs in it";
@@ -375,7 +378,7 @@ const fn rule_commands(rule: Rule) -> &'static [&'static str] {
     }
 }
 
-/// `coffer-attest reasons`: the table of `README.md`, or JSON for a monitor that wants to know every code.
+/// `coffer-attest reasons`: the text of `REASONS.md`, or JSON for a monitor that wants to know every code.
 ///
 /// # Errors
 /// None; every command may have some.
@@ -413,17 +416,29 @@ impl Row {
     }
 }
 
-/// The table of every code, as markdown.
+/// `REASONS.md`: every code in one table.
 fn markdown() -> String {
-    let mut table = String::from(
-        "| code | status | from | the question answered with no, or what was done | who can do what |\n|---|---|---|---|---|\n",
-    );
+    let mut text = String::from(TITLE);
     for reason in Reason::all() {
         let (status, sender) = (reason.status().as_u16(), reason.sender());
-        table.push_str(&format!("| `{reason}` | {status} | {sender} | {} | {} |\n", reason.meaning(), reason.remedy()));
+        text.push_str(&format!("| `{reason}` | {status} | {sender} | {} | {} |\n", reason.meaning(), reason.remedy()));
     }
-    table
+    text
 }
+
+const TITLE: &str = "\
+# Reason codes of `coffer-attest`
+
+Everything a guest, a stock client or an admin can be told, with who can do what about it. Written by `coffer-attest reasons`; a test
+keeps it equal to the program. `coffer-attest explain ID` tells what was behind one refusal: both values, and the commands to type.
+
+The first rows are the verifier's rules in the order they are asked; what is written there is the question that was answered with no.
+`from` says who is known to have sent it: *anybody* (no signature had held: in memory only), *guest* or *admin* (in the audit log; an
+admin is told the whole reason at once).
+
+| code | status | from | what was asked, or done | who can do what |
+|---|---|---|---|---|
+";
 
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -449,6 +464,16 @@ mod tests {
             assert!(reason.status().is_client_error() || reason.status().is_server_error(), "{reason}");
         }
         assert_eq!(Reason::of_code("ok"), None);
+    }
+
+    #[test]
+    fn reasons_md_is_what_this_build_says() {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("REASONS.md");
+        if std::env::var_os("BLESS").is_some_and(|v| v == "1") {
+            std::fs::write(&path, markdown()).unwrap();
+        }
+        let there = std::fs::read_to_string(&path).unwrap_or_default();
+        assert_eq!(there, markdown(), "run `coffer-attest reasons > attest/REASONS.md`, or BLESS=1 cargo test, and review the diff");
     }
 
     /// A command to type that does not parse would be worse than none.

@@ -58,6 +58,10 @@ pub fn run(args: &cli::Serve) -> Result<(), Failure> {
         let _ = std::fs::remove_file(layout.listening());
         service.log_counters();
         log_head(&service);
+        // So that the one file is a whole backup of a stopped service.
+        if let Err(error) = service.store().fold_log() {
+            tracing::warn!(%error, "the database keeps its write-ahead log: a backup needs both files");
+        }
         served.or_fail("cannot serve")
     })
 }
@@ -108,7 +112,7 @@ fn build(store: Store, layout: &Layout, config: &Config) -> Result<Service, Fail
     let cookies = CookieKey::new(*fixed(&store.key(ServiceKey::Cookie).or_fail(doing)?)?);
     let root_of_trust = store.root_of_trust();
     let ark = store.ark().or_fail(doing)?;
-    let judge = Judge::new(root_of_trust, ark.as_deref(), keys, store.policies().or_fail(doing)?, config).or_fail("cannot use the root of trust and the policies")?;
+    let judge = Judge::new(root_of_trust, ark.as_deref(), keys, store.revocations(), store.policies().or_fail(doing)?, config).or_fail("cannot use the root of trust and the policies")?;
     if !judge.policies().accepts_anything() {
         tracing::warn!("no evidence is accepted: no policy takes any family; coffer-attest policy set FILE --default, or --project NAME");
     }

@@ -65,6 +65,8 @@ pub struct Attested {
     pub coffer: CofferClaims,
     /// What was verified, as policies see it.
     pub facts: EvidenceFacts,
+    /// Under which of the project's reference values.
+    pub values_tag: String,
     /// The id under which the attestation is in the audit log.
     pub id: String,
 }

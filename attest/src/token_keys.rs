@@ -169,12 +169,12 @@ impl KeyRing {
         }
     }
 
-    /// The next key that did not leak ends this one's signing.
+    /// The next key that ever signed ends this one's signing, and does so for good: if it leaks, this one does not come back.
     fn published_until(&self, at: usize) -> Option<u64> {
         if let Some(leaked_at) = self.keys[at].leaked_at {
             return Some(leaked_at);
         }
-        let successor = self.keys[at + 1..].iter().find(|key| key.leaked_at.is_none())?;
+        let successor = self.keys[at + 1..].iter().find(|key| key.leaked_at.is_none_or(|leaked_at| leaked_at >= key.signs_from))?;
         Some(successor.signs_from.saturating_add(OVERLAP_S))
     }
 }
@@ -225,14 +225,17 @@ mod tests {
     }
 
     #[test]
-    fn a_leaked_key_is_out_at_once_and_the_one_before_it_is_not_brought_back_for_long() {
+    fn a_leaked_key_is_out_at_once_and_does_not_bring_back_the_one_before_it() {
         let mut leaked = key(2, 5000);
         (leaked.leaked_at, leaked.signer) = (Some(6000), None);
         let ring = KeyRing::new(vec![key(1, 1000), leaked, key(3, 6000)]);
-        assert_eq!(states(&ring, 6000), [KeyState::Retiring, KeyState::Leaked, KeyState::Signing]);
-        assert_eq!(states(&ring, 6630), [KeyState::Retired, KeyState::Leaked, KeyState::Signing]);
-        assert_eq!(ring.history().count(), 2);
-        assert_eq!(ring.superseded(6630).count(), 1);
+        assert_eq!(states(&ring, 6000), [KeyState::Retired, KeyState::Leaked, KeyState::Signing]);
+        assert_eq!((ring.history().count(), ring.superseded(6000).count()), (2, 1));
+        // One that leaked before it ever signed ended nothing.
+        let mut early = key(2, 5000);
+        (early.leaked_at, early.signer) = (Some(4000), None);
+        let ring = KeyRing::new(vec![key(1, 1000), early]);
+        assert_eq!(states(&ring, 9000), [KeyState::Signing, KeyState::Leaked]);
     }
 
     #[test]

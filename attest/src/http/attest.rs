@@ -18,7 +18,7 @@ use super::{Holder, Service, blocking};
 use crate::clock::unix_now;
 use crate::collateral::Completed;
 use crate::failure::chain;
-use crate::judge::{token_request, Issued, Refused, revoked};
+use crate::judge::{token_request, Issued, Refused, revoked, revoked_since};
 use crate::reason::{Reason, Values};
 use crate::session::{ATTESTED_TTL_S, Attested, Challenged, CookieError, set_cookie};
 use crate::store::{Asked, Basis, Entry, Event, Site, Standing, Subject};
@@ -60,6 +60,8 @@ fn decide(service: &Service, peer: IpAddr, cookie: &str, attestation: &Attestati
     let report_data = ReportData::new(*report_data.as_bytes());
     // What another policy could be asked about later.
     let basis = || Basis { asked: Asked::Token(token_request(runtime_data.coffer())), evidence: Some(evidence.clone()) };
+    // Taken first: values that change from here on end the session at its next call.
+    let values_tag = site.as_ref().map_or_else(String::new, |site| service.judge.policies().of(&site.record.project).values_tag.clone());
     let verified = service
         .judge
         .appraise(&evidence, report_data, site.as_deref(), now)
@@ -82,10 +84,11 @@ fn decide(service: &Service, peer: IpAddr, cookie: &str, attestation: &Attestati
         service.judge.issue(&verified, &site.record, runtime_data, id.as_str(), now).map_err(|e| Problem::internal(&e))?;
     let detail = format!("purpose={} family={} chip={} instance={}", coffer.purpose, coffer.family, verified.chip_id, coffer.instance);
     let entry = Entry::new(now, Event::Attest, id.as_str(), "ok", detail, subject(host_data, Some(&site))).with_basis(basis());
-    if !service.store().record_while_active(&host_data, entry).map_err(|e| Problem::internal(&e))? {
+    if !service.store().record_while_active(&host_data, &facts, entry).map_err(|e| Problem::internal(&e))? {
         // Revoked while the evidence was being judged.
         let site = service.store().site(&host_data).map_err(|e| Problem::internal(&e))?;
-        return Err(match site.as_ref().and_then(|site| revoked(site, now)) {
+        let since = site.as_ref().and_then(|site| revoked(site, now)).or_else(|| revoked_since(&service.revocations(), &facts));
+        return Err(match since {
             Some(refused) => record_refusal(service, &refused, fields, site.as_ref(), basis(), now),
             None => Problem::internal(&"an enrollment went away without a revocation"),
         });
@@ -94,7 +97,7 @@ fn decide(service: &Service, peer: IpAddr, cookie: &str, attestation: &Attestati
     if runtime_data.coffer().is_none() {
         // A stock client may come back with its token instead of its cookie; the token has no room for the facts.
         let forget_at = now.saturating_add(u64::from(site.record.token_expiration));
-        service.store().put_facts(id.as_str(), &facts, forget_at).map_err(|e| Problem::internal(&e))?;
+        service.store().put_facts(id.as_str(), &facts, &values_tag, forget_at).map_err(|e| Problem::internal(&e))?;
     }
     let session = Attested {
         epoch: service.epoch,
@@ -102,6 +105,7 @@ fn decide(service: &Service, peer: IpAddr, cookie: &str, attestation: &Attestati
         tee_pubkey: runtime_data.tee_pubkey().to_jwk(),
         coffer,
         facts,
+        values_tag,
         id: id.as_str().to_owned(),
     };
     let cookie = service.cookies.seal(&session).map_err(|e| Problem::internal(&e))?;

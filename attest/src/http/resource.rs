@@ -22,7 +22,7 @@ use super::extract::{bearer, session_cookie};
 use super::problem::{Problem, RefusalId};
 use super::{Holder, Service, blocking};
 use crate::clock::unix_now;
-use crate::judge::{Refused, revoked};
+use crate::judge::{Refused, revoked, revoked_since};
 use crate::kek::random;
 use crate::reason::{Reason, Values};
 use crate::policy::StockPath;
@@ -33,6 +33,8 @@ use crate::store::{Asked, Basis, Entry, Event, SecretState, Site, StoreError, Su
 struct Caller {
     coffer: CofferClaims,
     facts: EvidenceFacts,
+    /// Under which of the project's reference values it attested.
+    values_tag: String,
     host_data: HostData,
     tee_pubkey: ClientKey,
     /// The id under which the attestation is in the audit log.
@@ -120,7 +122,7 @@ pub async fn resource(
 fn identify(service: &Service, cookie: Option<&str>, token: Option<&str>, now: u64) -> Result<Caller, Problem> {
     let session = cookie.map(|cookie| service.cookies.open::<Attested>(cookie, service.epoch, now));
     match (session, token) {
-        (Some(Ok(session)), _) => caller(session.coffer, session.facts, &session.tee_pubkey, session.id),
+        (Some(Ok(session)), _) => caller(session.coffer, (session.facts, session.values_tag), &session.tee_pubkey, session.id),
         (_, Some(token)) => {
             let refuse = |why: &dyn std::fmt::Display| Problem::refuse(Reason::Token, why);
             let checked = service.judge.check_bearer(token, now).map_err(|e| refuse(&e))?;
@@ -135,9 +137,14 @@ fn identify(service: &Service, cookie: Option<&str>, token: Option<&str>, now: u
     }
 }
 
-fn caller(coffer: CofferClaims, facts: EvidenceFacts, tee_pubkey: &serde_json::Value, id: String) -> Result<Caller, Problem> {
+fn caller(
+    coffer: CofferClaims,
+    (facts, values_tag): (EvidenceFacts, String),
+    tee_pubkey: &serde_json::Value,
+    id: String,
+) -> Result<Caller, Problem> {
     let tee_pubkey = ClientKey::from_jwk(tee_pubkey).map_err(|e| Problem::internal(&e))?;
-    Ok(Caller { host_data: HostData::new(coffer.host_data.0), coffer, facts, tee_pubkey, id })
+    Ok(Caller { host_data: HostData::new(coffer.host_data.0), coffer, facts, values_tag, tee_pubkey, id })
 }
 
 fn not_attested(why: &dyn std::fmt::Display) -> Problem {
@@ -148,6 +155,12 @@ fn release(service: &Service, caller: &Caller, path: Option<Wanted>, now: u64) -
     let site = service.store.site(&caller.host_data).map_err(|e| Problem::internal(&e))?;
     let refuse = |refused: Refused| deny(service, caller, site.as_deref(), &refused, None, now);
     let site = current(site.as_deref(), caller, now).map_err(refuse)?;
+    if let Some(since) = revoked_since(&service.revocations(), &caller.facts) {
+        return Err(refuse(since));
+    }
+    if service.judge.policies().of(&site.record.project).values_tag != caller.values_tag {
+        return Err(Problem::refuse(Reason::ValuesChanged, &"the project's reference values changed since the attestation"));
+    }
     let path = path.ok_or_else(|| refuse(missing("asked for something that is no resource path".to_owned())))?;
     let basis = path.basis(&caller.id);
     let refuse = |refused: Refused| deny(service, caller, Some(site), &refused, Some(&basis), now);
@@ -159,17 +172,18 @@ fn release(service: &Service, caller: &Caller, path: Option<Wanted>, now: u64) -
     // Recorded first: what cannot be recorded is not released, and what was revoked meanwhile neither.
     let detail = format!("released {path} after attestation {}", caller.id);
     let entry = Entry::new(now, Event::Release, &caller.id, "ok", detail, subject(caller, Some(site))).with_basis(basis.clone());
-    if !service.store().record_while_active(&caller.host_data, entry).map_err(|e| Problem::internal(&e))? {
+    if !service.store().record_while_active(&caller.host_data, &caller.facts, entry).map_err(|e| Problem::internal(&e))? {
         return Err(refuse(absent(service, caller, &path, now)?));
     }
     tracing::info!(id = %caller.id, %path, "released");
     Ok(jwe.to_bytes())
 }
 
-/// Why a secret that the record should have is not there: a revocation since the first look destroys them, else there is none.
+/// Why a secret that the record should have is not given: a revocation since the first look, else there is none.
 fn absent(service: &Service, caller: &Caller, path: &Wanted, now: u64) -> Result<Refused, Problem> {
     let site = service.store().site(&caller.host_data).map_err(|e| Problem::internal(&e))?;
-    Ok(site.as_ref().and_then(|site| revoked(site, now)).unwrap_or_else(|| missing(format!("site has no secret `{path}`"))))
+    let since = site.as_ref().and_then(|site| revoked(site, now)).or_else(|| revoked_since(&service.revocations(), &caller.facts));
+    Ok(since.unwrap_or_else(|| missing(format!("site has no secret `{path}`"))))
 }
 
 fn missing(detail: String) -> Refused {

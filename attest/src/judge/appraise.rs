@@ -1,8 +1,10 @@
 //! Evidence against a record: verified claims, or the first rule broken.
 
 use coffer_evidence::{ReportData, SnpEvidence};
+use coffer_kbs_policy::EvidenceFacts;
+use coffer_token::RevocationKind;
 use coffer_verify::{
-    CertificatesDigest, Claims, Endorsement, Expected, Reject, Revoked, Rule, UnixTime, Verified, certificates_digest, endorse, verify,
+    CertificatesDigest, Claims, Endorsement, Expected, Reject, Rule, UnixTime, Verified, certificates_digest, endorse, verify,
     verify_endorsed,
 };
 
@@ -12,6 +14,7 @@ use crate::bounded::Bounded;
 use crate::failure::chain;
 use crate::policy::ProjectPolicy;
 use crate::reason::{Reason, Values};
+use crate::revocation::Revocations;
 use crate::store::{Site, Standing};
 
 /// Evidence was refused.
@@ -65,12 +68,12 @@ impl Judge {
         now: u64,
     ) -> Result<Verified<Claims>, Refused> {
         let enrolled = site.filter(|site| site.standing.counts(now)).map(|site| enrolled(&site.record));
-        let revoked = Revoked::default();
+        let revocations = self.revocations.load();
         let expected = Expected {
             report_data,
             reference_values: policy.reference_values(),
             enrolled: enrolled.as_ref(),
-            revoked: &revoked,
+            revoked: revocations.revoked(),
             collateral: &self.library.collateral(),
         };
         self.verify(evidence, &expected, UnixTime(now)).map_err(|reject| refused(&reject, site, now))
@@ -135,4 +138,19 @@ pub fn revoked(site: &Site, now: u64) -> Option<Refused> {
         Standing::Active => return None,
     };
     Some(Refused { reason: Reason::Revoked, detail, values: None, authenticated: true })
+}
+
+/// The refusal of a guest whose chip, image or key was revoked after it attested; none if all of them stand.
+#[must_use]
+pub fn revoked_since(revocations: &Revocations, facts: &EvidenceFacts) -> Option<Refused> {
+    let found = revocations.of_facts(facts)?;
+    let rule = match found.kind {
+        RevocationKind::Chip => Rule::ChipRevoked,
+        RevocationKind::Image => Rule::LaunchDigestRevoked,
+        _ => Rule::KeyRevoked,
+    };
+    let why = found.reason.as_deref().unwrap_or("no reason given");
+    let detail = format!("{} {} was revoked at {}, number {}: {why}", found.kind, found.value, found.at, found.number);
+    let values = Values::new(&format!("a {} that stands", found.kind), &found.value);
+    Some(Refused { reason: Reason::Rule(rule), detail, values: Some(values), authenticated: true })
 }

@@ -4,6 +4,8 @@ mod appraise;
 mod enrolled;
 mod issue;
 
+use std::sync::Arc;
+
 use coffer_kbs_policy::{Decision, EvidenceFacts, Record, Resource, TokenRequest};
 use coffer_manifest::{Enrollment, ResourcePath, RootOfTrust, SecretName};
 use coffer_protocol::{BoundKeys, Purpose};
@@ -14,9 +16,10 @@ use crate::config::Config;
 use crate::live::Live;
 use crate::policy::{LoadError, Policies, ProjectPolicy, StockPath};
 use crate::reason::{Reason, Values};
+use crate::revocation::Revocations;
 use crate::store::{PolicyOwner, PolicyVersion, Site, Standing};
 use crate::token_keys::KeyRing;
-pub use appraise::{Refused, revoked};
+pub use appraise::{Refused, revoked, revoked_since};
 pub use issue::{Issued, StatementError};
 
 /// What this service believes, accepts and signs with.
@@ -28,6 +31,7 @@ pub struct Judge {
     policies: Policies,
     root_of_trust: RootOfTrust,
     keys: Live<KeyRing>,
+    revocations: Arc<Live<Revocations>>,
     issuer: String,
     audience: String,
 }
@@ -61,6 +65,7 @@ impl Judge {
         root_of_trust: RootOfTrust,
         ark: Option<&[u8]>,
         keys: KeyRing,
+        revocations: Arc<Live<Revocations>>,
         policies: Vec<(PolicyOwner, PolicyVersion)>,
         config: &Config,
     ) -> Result<Self, JudgeError> {
@@ -78,6 +83,7 @@ impl Judge {
             policies: Policies::load(policies, roots.root_of_trust())?,
             root_of_trust,
             keys: Live::new(keys),
+            revocations,
             issuer: config.issuer.clone(),
             audience: config.audience.clone(),
             library: Library::open(Vec::new(), roots.clone(), None),

@@ -6,6 +6,7 @@
 pub mod command;
 mod document;
 mod dry_run;
+pub mod stock_body;
 mod trustee;
 mod weaker;
 
@@ -13,7 +14,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use coffer_kbs_policy::{Policy, PolicyError};
-use coffer_manifest::ProjectName;
+use coffer_manifest::{ProjectName, Sha256Digest};
 use coffer_verify::{ReferenceValues, RootOfTrust};
 
 pub use document::{DOCUMENT_TYPE, DocumentError, MAX_DOCUMENT_BYTES, PolicyDocument, StockPath};
@@ -35,6 +36,15 @@ pub struct ProjectPolicy {
     pub document: PolicyDocument,
     /// The built-in rego, narrowed by the document's.
     pub rego: Arc<Policy>,
+    /// Which reference values these are: a session that was opened under others does not count any more.
+    pub values_tag: String,
+}
+
+/// 16 hexadecimal digits of the values' SHA-256.
+fn values_tag(values: &ReferenceValues) -> String {
+    // Values came out of JSON and go back into it.
+    let text = serde_json::to_vec(values).unwrap_or_default();
+    Sha256Digest::of(&text).to_string()[..16].to_owned()
 }
 
 impl ProjectPolicy {
@@ -111,6 +121,7 @@ impl Policies {
             version: 0,
             document: PolicyDocument::closed(),
             rego: Arc::clone(&builtin),
+            values_tag: "none".to_owned(),
         };
         let live = Live::new(Snapshot { default: Arc::new(nobodys), projects: HashMap::new() });
         let policies = Self { root_of_trust, builtin, live };
@@ -172,7 +183,8 @@ impl Policies {
             let compiled = Policy::compile(&self.root_of_trust, document.rego.texts());
             Arc::new(compiled.map_err(|e| DocumentError::Rego(e.into()))?)
         };
-        Ok(ProjectPolicy { owner: owner.clone(), version, document, rego })
+        let values_tag = values_tag(&document.reference_values);
+        Ok(ProjectPolicy { owner: owner.clone(), version, document, rego, values_tag })
     }
 
     /// Parses, tries and puts a document into force in place of version `replaces`.

@@ -4,6 +4,7 @@
 //! show that the newest rows were cut off, which is why `serve` logs the head at each start.
 
 use coffer_evidence::HostData;
+use coffer_kbs_policy::EvidenceFacts;
 use coffer_manifest::{DocumentError, ProjectName, RootOfTrust, Sha256Digest, SiteName, encode};
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::{Deserialize, Serialize};
@@ -162,7 +163,10 @@ impl Store {
     ///
     /// # Errors
     /// See [`StoreError`]; as for [`Self::record`].
-    pub fn record_while_active(&self, host_data: &HostData, entry: Entry) -> Result<bool, StoreError> {
+    pub fn record_while_active(&self, host_data: &HostData, facts: &EvidenceFacts, entry: Entry) -> Result<bool, StoreError> {
+        if self.revocations.load().of_facts(facts).is_some() {
+            return Ok(false);
+        }
         let active: bool = self
             .db
             .prepare_cached(

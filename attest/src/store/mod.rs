@@ -217,6 +217,14 @@ impl Store {
         self.root_of_trust
     }
 
+    /// Writes what the write-ahead log holds into the database file and empties the log.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn fold_log(&self) -> Result<(), StoreError> {
+        Ok(self.db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?)
+    }
+
     /// What is revoked, as of the last change that was committed.
     #[must_use]
     pub fn revocations(&self) -> Arc<Live<Revocations>> {

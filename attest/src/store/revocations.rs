@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use coffer_evidence::{ChipId, HostData, KeyDigest, LaunchDigest};
-use coffer_manifest::RootOfTrust;
+use coffer_manifest::{Enrollment, RootOfTrust};
 use coffer_token::{Jkt, Revocation, RevocationKind, RevocationList};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
@@ -232,6 +232,29 @@ pub(super) fn name_is_gone(db: &Connection, kind: RevocationKind, name: &str) ->
         .query_row([kind.name(), name], |row| row.get(0))?)
 }
 
+/// The newest revocation of a site's configs.
+pub(super) struct Gone {
+    pub(super) host_data: String,
+    reason: Option<String>,
+}
+
+impl Gone {
+    /// Whether that config was revoked because this very record took its place: after a restore it may be enrolled again.
+    pub(super) fn makes_way_for(&self, record: &Enrollment) -> bool {
+        let superseded = format!("superseded by {}", record.host_data);
+        let named = record.supersedes.is_some_and(|old| old.to_string() == self.host_data);
+        named && self.reason.as_ref().is_some_and(|reason| reason.starts_with(&superseded))
+    }
+}
+
+/// The newest revocation under a name.
+pub(super) fn newest_of_name(db: &Connection, kind: RevocationKind, name: &str) -> Result<Option<Gone>, StoreError> {
+    Ok(db
+        .prepare_cached("SELECT value, reason FROM revocations WHERE kind = ?1 AND name = ?2 ORDER BY number DESC LIMIT 1")?
+        .query_row([kind.name(), name], |row| Ok(Gone { host_data: row.get(0)?, reason: row.get(1)? }))
+        .optional()?)
+}
+
 /// Appends the next revocation and its audit entry within a caller's transaction.
 pub(super) fn insert(db: &Connection, root_of_trust: RootOfTrust, new: &New<'_>, now: u64) -> Result<u64, RevocationError> {
     if let Some(number) = number_of(db, new.kind, new.value)? {
@@ -299,3 +322,6 @@ pub(super) fn check_reason(reason: &str) -> Result<(), RevocationError> {
     let fits = (1..=MAX_REASON_BYTES).contains(&reason.len()) && !reason.chars().any(char::is_control);
     if fits { Ok(()) } else { Err(RevocationError::Reason { got: reason.len() }) }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,6 @@
 //! A new key file: every envelope opened under the old key and sealed under the new one, all or none.
 
-use rusqlite::{OptionalExtension, params};
+use rusqlite::params;
 
 use super::{KEY_VERSION, Store, StoreError, keys};
 use crate::kek::Kek;
@@ -9,8 +9,8 @@ use crate::kek::Kek;
 const SEALED: &[(&str, &str, &str)] = &[
     ("sealed_keys", "name", "1"),
     ("secrets", "path", "version"),
-    ("stock_resources", "'stock:' || project || '/' || path", "version"),
     ("token_keys", "'service/token-key/' || kid", "1"),
+    ("stock_resources", "'stock:' || project || '/' || path", "version"),
 ];
 
 impl Store {
@@ -36,7 +36,7 @@ impl Store {
         tx.commit()?;
         self.kek = new;
         // What the write-ahead log still has of the old envelopes goes as well.
-        let _: Option<i64> = self.db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0)).optional()?;
+        self.fold_log()?;
         Ok(count)
     }
 }

@@ -450,6 +450,8 @@ enum Place {
     AfterKnown,
     /// The name's first at this service, following one of another: how an admin's backup comes to a new service.
     AfterUnknown,
+    /// Follows a config that was revoked to make way for this very record, which an older copy of the database never had.
+    AfterImported,
 }
 
 /// Names are given once; only the active config of the same name can be superseded, or one that this service never had: a name
@@ -461,9 +463,18 @@ fn check_place(db: &Connection, record: &Enrollment) -> Result<Place, EnrollErro
     }
     let newest = history(db, &record.project, &record.site)?.into_iter().next();
     let (project, site) = (record.project.clone(), record.site.clone());
+    let gone = revocations::newest_of_name(db, RevocationKind::Site, &format!("{project}/{site}"))?;
     match (newest, record.supersedes) {
+        // An imported list may know names that this database never had; the successor of the last config may still come back.
+        (None, _) if gone.as_ref().is_some_and(|gone| !gone.makes_way_for(record)) => {
+            let existing = gone.map_or(Ok(record.host_data), |gone| gone.host_data.parse()).map_err(StoreError::from)?;
+            Err(EnrollError::NameTaken { project, site, existing, revoked: true })
+        }
         (None, None) => Ok(Place::First),
         (None, Some(old)) if !enrolled(db, &old)? => Ok(Place::AfterUnknown),
+        (Some(row), Some(old)) if row.record.host_data == old && gone.is_some_and(|gone| gone.makes_way_for(record)) => {
+            Ok(Place::AfterImported)
+        }
         (Some(row), Some(old)) if row.standing == Standing::Active && row.record.host_data == old => {
             if record.site_svn < row.record.site_svn {
                 return Err(EnrollError::SiteSvn { got: record.site_svn, active: row.record.site_svn });
@@ -484,6 +495,7 @@ fn succession(place: Place, record: &Enrollment) -> String {
         (_, None, _) | (Place::First, ..) => String::new(),
         (Place::AfterKnown, Some(old), None) => format!(" supersedes={old}"),
         (Place::AfterKnown, Some(old), Some(seconds)) => format!(" supersedes={old} overlap={seconds}s"),
+        (Place::AfterImported, Some(old), _) => format!(" supersedes={old}, revoked before the restore"),
         (Place::AfterUnknown, Some(old), _) => format!(" supersedes={old}, which was never enrolled here"),
     }
 }

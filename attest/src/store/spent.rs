@@ -12,7 +12,7 @@ use super::{Store, StoreError, seconds};
 /// Tables of what is remembered for a while.
 pub(super) const SCHEMA: &str = "
 CREATE TABLE spent (token BLOB PRIMARY KEY, forget_at INTEGER NOT NULL) STRICT, WITHOUT ROWID;
-CREATE TABLE token_facts (id TEXT PRIMARY KEY, facts TEXT NOT NULL, forget_at INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE token_facts (id TEXT PRIMARY KEY, facts TEXT NOT NULL, values_tag TEXT NOT NULL, forget_at INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 ";
 
 /// Challenges that have been answered, until they expire: each counts once, whatever became of it.
@@ -71,26 +71,27 @@ impl Store {
     ///
     /// # Errors
     /// See [`StoreError`].
-    pub fn put_facts(&self, token_id: &str, facts: &EvidenceFacts, forget_at: u64) -> Result<(), StoreError> {
-        self.db.prepare_cached("INSERT INTO token_facts (id, facts, forget_at) VALUES (?1, ?2, ?3)")?.execute(params![
+    pub fn put_facts(&self, token_id: &str, facts: &EvidenceFacts, values_tag: &str, forget_at: u64) -> Result<(), StoreError> {
+        self.db.prepare_cached("INSERT INTO token_facts (id, facts, values_tag, forget_at) VALUES (?1, ?2, ?3, ?4)")?.execute(params![
             token_id,
             serde_json::to_string(facts)?,
+            values_tag,
             seconds(forget_at)
         ])?;
         Ok(())
     }
 
-    /// What was verified behind a token.
+    /// What was verified behind a token, and under which reference values.
     ///
     /// # Errors
     /// See [`StoreError`].
-    pub fn facts(&self, token_id: &str) -> Result<Option<EvidenceFacts>, StoreError> {
-        let text: Option<String> = self
+    pub fn facts(&self, token_id: &str) -> Result<Option<(EvidenceFacts, String)>, StoreError> {
+        let row: Option<(String, String)> = self
             .db
-            .prepare_cached("SELECT facts FROM token_facts WHERE id = ?1")?
-            .query_row([token_id], |row| row.get(0))
+            .prepare_cached("SELECT facts, values_tag FROM token_facts WHERE id = ?1")?
+            .query_row([token_id], |row| Ok((row.get(0)?, row.get(1)?)))
             .optional()?;
-        Ok(text.map(|text| serde_json::from_str(&text)).transpose()?)
+        Ok(row.map(|(facts, tag)| serde_json::from_str(&facts).map(|facts| (facts, tag))).transpose()?)
     }
 
     /// Drops what can no longer be presented.

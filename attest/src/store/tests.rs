@@ -4,7 +4,7 @@ use tempfile::TempDir;
 
 use super::*;
 
-fn record(site: &str, host: u8) -> Enrollment {
+pub(super) fn record(site: &str, host: u8) -> Enrollment {
     Enrollment {
         kind: Default::default(),
         host_data: HostData::new([host; 32]),
@@ -26,17 +26,23 @@ fn record(site: &str, host: u8) -> Enrollment {
     }
 }
 
-fn file(record: Enrollment) -> EnrollmentFile {
+pub(super) fn file(record: Enrollment) -> EnrollmentFile {
     EnrollmentFile { record, secrets: Secrets { root: RootSecret::new([0xa5; 32]), kit: Some(KitKey::new([0x5a; 32])) } }
 }
 
-fn store() -> (TempDir, Store) {
+pub(super) fn store() -> (TempDir, Store) {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::create(&dir.path().join("db"), Kek::generate().unwrap(), RootOfTrust::AmdSevSnp, None).unwrap();
     (dir, store)
 }
 
 use coffer_evidence::HostData;
+
+/// What was verified of some guest: nothing that is revoked.
+pub(super) fn facts() -> coffer_kbs_policy::EvidenceFacts {
+    let fixture: serde_json::Value = serde_json::from_str(include_str!("../../../kbs-policy/fixtures/release.json")).unwrap();
+    serde_json::from_value(fixture["input"]["evidence"].clone()).unwrap()
+}
 
 #[test]
 fn a_name_is_given_once_even_after_revocation() {
@@ -100,10 +106,10 @@ fn an_overlap_lets_both_configs_count_and_ends_by_itself() {
     assert!(standing(&store, 1).counts(119) && !standing(&store, 1).counts(120));
     assert_eq!(standing(&store, 2), Standing::Active);
     let (old, new) = (HostData::new([1; 32]), HostData::new([2; 32]));
-    assert!(store.record_while_active(&old, release(119)).unwrap());
-    assert!(store.record_while_active(&new, release(119)).unwrap());
+    assert!(store.record_while_active(&old, &facts(), release(119)).unwrap());
+    assert!(store.record_while_active(&new, &facts(), release(119)).unwrap());
     // Not a second later, whether or not somebody has written it down yet.
-    assert!(!store.record_while_active(&old, release(120)).unwrap());
+    assert!(!store.record_while_active(&old, &facts(), release(120)).unwrap());
     assert_eq!(store.end_overlaps(119).unwrap(), 0);
     let path = |host_data| ResourcePath {
         project: "demo".parse().unwrap(),
@@ -231,10 +237,10 @@ fn nothing_is_recorded_as_released_after_a_revocation() {
     store.enroll(&file(record("site-1", 1)), false, "ada", 10).unwrap();
     let host_data = HostData::new([1; 32]);
     let entry = |at| Entry::new(at, Event::Release, "id", "ok", String::new(), Subject::default());
-    assert!(store.record_while_active(&host_data, entry(11)).unwrap());
+    assert!(store.record_while_active(&host_data, &facts(), entry(11)).unwrap());
     store.revoke(&"demo".parse().unwrap(), &"site-1".parse().unwrap(), None, "ada", "x", 12).unwrap();
-    assert!(!store.record_while_active(&host_data, entry(13)).unwrap());
-    assert!(!store.record_while_active(&HostData::new([2; 32]), entry(13)).unwrap());
+    assert!(!store.record_while_active(&host_data, &facts(), entry(13)).unwrap());
+    assert!(!store.record_while_active(&HostData::new([2; 32]), &facts(), entry(13)).unwrap());
     assert_eq!(store.check_audit().unwrap().0, 3);
 }
 
@@ -273,9 +279,9 @@ fn the_epoch_rises_and_keys_open_only_under_their_key_file() {
     let keyfile = dir.path().join("kek");
     crate::layout::write_new(&keyfile, 0o600, &bytes).unwrap();
     let store = Store::create(&path, kek, RootOfTrust::AmdSevSnp, None).unwrap();
+    assert!(matches!(store.key(ServiceKey::Cookie), Err(StoreError::KeyMissing { .. })));
     store.put_key(ServiceKey::Cookie, b"private").unwrap();
     assert!(store.put_key(ServiceKey::Cookie, b"another").is_err());
-    assert!(matches!(store.key(ServiceKey::Cookie), Err(StoreError::KeyMissing { .. })));
     assert_eq!(store.raise_epoch(1000).unwrap(), 1000);
     drop(store);
     let store = Store::open(&path, Kek::read(&keyfile).unwrap()).unwrap();

@@ -141,10 +141,16 @@ impl Service {
     }
 
     pub fn start(&mut self) {
+        self.start_with(&[]);
+    }
+
+    /// With more arguments to `serve`.
+    pub fn start_with(&mut self, more: &[&str]) {
         let log = File::options().create(true).append(true).open(self.log_path()).unwrap();
         let mut child = Command::new(env!("CARGO_BIN_EXE_coffer-attest"))
             .args(["serve", "--listen", "127.0.0.1:0", "--dir"])
             .arg(self.path())
+            .args(more)
             .stdout(Stdio::piped())
             .stderr(log)
             .spawn()
@@ -172,6 +178,13 @@ impl Service {
         child.kill().unwrap();
         child.wait().unwrap();
         panic!("did not stop within 10 s of SIGTERM");
+    }
+
+    /// SIGKILL: nothing is finished, nothing is tidied up.
+    pub fn kill(&mut self) {
+        let mut child = self.child.take().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 
     pub fn path(&self) -> PathBuf {
@@ -258,6 +271,13 @@ impl Service {
         self.enroll(self.record(site, guest.host_data()));
         guest
     }
+}
+
+/// A file of mode 0600.
+pub fn write_private(path: &std::path::Path, bytes: &[u8]) {
+    use std::os::unix::fs::PermissionsExt;
+    fs::write(path, bytes).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
 }
 
 impl Drop for Service {
