@@ -2,16 +2,23 @@
 #![forbid(unsafe_code)]
 
 mod admin;
+mod admins;
 mod attacks;
+mod audit;
 mod captured;
 mod collateral;
 mod commands;
+mod crash;
 mod explain;
-mod handshake;
-mod limits;
 mod fairness;
+mod handshake;
+mod keys;
+mod limits;
+mod openapi;
 mod policy;
 mod restart;
+mod revocation;
 mod stock_admin;
 mod stock_client;
 mod support;
+mod trust;
