@@ -124,8 +124,9 @@ fn store_tcb(name: &str) -> Option<TcbVersion> {
     let mut parts = name.split('_');
     let mut level = |prefix: &str| -> Option<u8> {
         let digits = parts.next()?.strip_prefix(prefix)?;
-        let well_formed = (2..=3).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());
-        well_formed.then(|| digits.parse().ok()).flatten()
+        let level: u8 = digits.parse().ok()?;
+        // One level has one name.
+        (format!("{level:02}") == digits).then_some(level)
     };
     let (bootloader, tee, snp, microcode) = (level("bl")?, level("tee")?, level("snp")?, level("ucode")?);
     let fmc = match name.split('_').nth(4) {
@@ -185,6 +186,8 @@ mod tests {
             "x_vcek.der",
             "bl03_tee02_snp05_vcek.der",
             "bl3_tee02_snp05_ucode97_vcek.der",
+            "bl003_tee02_snp05_ucode97_vcek.der",
+            "bl+3_tee02_snp05_ucode97_vcek.der",
             "bl03_tee02_snp05_ucode97_fmc01_x01_vcek.der",
             "bl03_tee02_snp05_ucode256_vcek.der",
         ] {
