@@ -59,7 +59,10 @@ fn init_makes_a_processor_once() {
     assert_eq!((mode(&dir), mode(&dir.join("vcek.key"))), (0o700, 0o600));
     let mut names: Vec<_> = fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     names.sort();
-    assert_eq!(names, ["ark.pem", "ask.pem", "state.json", "vcek.key", "vcek.pem"]);
+    assert_eq!(names, ["ark.pem", "ask.pem", "crl.der", "state.json", "vcek.key", "vcek.pem"]);
+    let crl = Roots::simulated(&pem).unwrap().check_crl(&fs::read(dir.join("crl.der")).unwrap()).unwrap();
+    assert_eq!((crl.family(), crl.crl().revoked().len()), (Family::Turin, 0));
+    assert!(crl.crl().this_update() <= now() && crl.crl().next_update() > Some(UnixTime(now().0 + 20 * 365 * 86_400)));
 
     let asp = load(&dir).unwrap();
     assert_eq!(asp.platform().family, Family::Turin);

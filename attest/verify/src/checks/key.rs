@@ -98,17 +98,22 @@ pub(super) fn chip_id(scene: &Scene<'_>) -> Finding {
     let chip = scene.fields().chip_id;
     let hidden = is_zero(&chip);
     let hwid = endorsement.extensions().hwid.as_ref();
-    let (holds, expected) = match (endorsement.kind(), endorsement.chip()) {
-        (VekKind::Vlek, _) => (hidden && hwid.is_none(), "none, and CHIP_ID zero, under a VLEK".to_owned()),
-        (VekKind::Vcek, Some(certified)) => (hidden || *certified == chip, format!("{chip}, as the report says")),
-        (VekKind::Vcek, None) => (false, format!("{chip}, as the report says")),
+    let holds = match (endorsement.kind(), endorsement.chip()) {
+        (VekKind::Vlek, _) => hidden && hwid.is_none(),
+        (VekKind::Vcek, Some(certified)) => hidden || *certified == chip,
+        (VekKind::Vcek, None) => false,
+    };
+    let expected = || match endorsement.kind() {
+        VekKind::Vlek => "none, and CHIP_ID zero, under a VLEK".to_owned(),
+        VekKind::Vcek if hidden => "one, where CHIP_ID is zero".to_owned(),
+        VekKind::Vcek => format!("{chip}, as the report says"),
     };
     let got = || match hwid {
         Some(hwid) => hwid.to_string(),
         None if hidden => "none".into(),
         None => format!("none, and CHIP_ID {chip}"),
     };
-    scene.judge(holds, || expected, got)
+    scene.judge(holds, expected, got)
 }
 
 pub(super) fn is_zero(chip: &ChipId) -> bool {
