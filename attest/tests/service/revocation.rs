@@ -8,7 +8,7 @@ use coffer_token::{Jwks, RevocationList, StatementKind};
 use serde_json::json;
 
 use crate::support::{BASE, ROOT_SECRET, Service, simulator};
-use crate::trust::{Caller, back_up, beside, fails, json, restore, run, serve, told, unbounded, works};
+use crate::trust::{Caller, back_up, beside, fails, json as run_json, restore, run, serve, told, unbounded, works};
 
 const IDLE: fn(&mut ReportFields) = |_| ();
 const ID_KEY: KeyDigest = KeyDigest::new([0x1d; 48]);
@@ -54,7 +54,7 @@ fn a_revoked_chip_image_or_key_gets_nothing_not_even_in_a_session_that_is_open()
         assert_eq!(open_session.open(&client.get(&path, Some(open_session.session()))), ROOT_SECRET);
         assert_eq!(stock.open(&by_token()), ROOT_SECRET);
 
-        let done = json(&service, &["revoke", kind, &value, "--reason", "seen at an auction"]);
+        let done = run_json(&service, &["revoke", kind, &value, "--reason", "seen at an auction"]);
         assert_eq!((done["number"].as_u64(), done["kind"].as_str(), done["value"].as_str()), (Some(1), Some(kind), Some(value.as_str())));
         client.get(&path, Some(open_session.session())).expect_refusal(403, code);
         by_token().expect_refusal(403, code);
@@ -127,7 +127,7 @@ fn the_list_is_signed_numbered_and_says_no_more_than_strangers_need() {
         service.client().get(&format!("/coffer/v1/revocation-list{query}"), None).expect_refusal(400, "malformed");
     }
     // Admins are told in full.
-    let shown = json(&service, &["revocations", "list"]);
+    let shown = run_json(&service, &["revocations", "list"]);
     assert_eq!((shown["entries"][0]["name"].as_str(), shown["entries"][0]["by"].as_str()), (Some("demo/site-1"), Some("ada")));
     let text = works(&service, &["revocations", "list", "--after", "2"]);
     assert!(text.starts_with("3  ") && text.contains("  image  ") && text.ends_with("by ada: a private reason\n"), "{text}");
@@ -197,7 +197,7 @@ fn a_restored_backup_is_not_served_before_it_knows_what_was_revoked_since() {
     let foreign = works(&other, &["revocations", "export"]);
     fails(&try_import(&foreign), 1, &["not in the key set", "hint: "]);
 
-    let json_said = json(&service, &["revocations", "import", file]);
+    let json_said = run_json(&service, &["revocations", "import", file]);
     assert_eq!((json_said["added"].as_u64(), json_said["number"].as_u64()), (Some(2), Some(3)));
     let verify = |more: &[&str]| crate::support::program(&[&["revocations", "verify", file], more].concat());
     let checked = verify(&["--jwks", keys]);
@@ -208,5 +208,34 @@ fn a_restored_backup_is_not_served_before_it_knows_what_was_revoked_since() {
     service.start();
     guest.attest(&service.client()).answer.expect_refusal(403, "revoked");
     assert_eq!(list(&service, "").number, 3);
-    assert_eq!(json(&service, &["revocations", "list"])["entries"][1]["reason"], "stolen");
+    assert_eq!(run_json(&service, &["revocations", "list"])["entries"][1]["reason"], "stolen");
+}
+
+/// What was verified under other values is not enough any more: neither a cookie nor a stock token outlives a raised floor.
+#[test]
+fn a_session_ends_when_the_reference_values_change() {
+    let service = Service::simulated();
+    let guest = service.enrolled_guest("site-1");
+    let client = service.client();
+    let path = guest.resource("site-1", "");
+    let document = |microcode: u8| {
+        let floor = json!({ "bootloader": 10, "tee": 0, "snp": 23, "microcode": microcode });
+        json!({ "type": "coffer/project-policy/v1", "reference_values": { "families": { "genoa": { "tcb_floor": floor } } } })
+    };
+    let (session, stock) = (guest.attest(&client), guest.attest_as_stock(&client));
+    let bearer = format!("Bearer {}", stock.token());
+    let fetch = || {
+        let by_token = client.send("GET", &path, &[("authorization", &bearer)], &[]).unwrap();
+        [client.get(&path, Some(session.session())), by_token]
+    };
+    assert!(fetch().iter().all(|answer| answer.status == 200));
+    service.set_policy(&["--project", "demo"], 0, &document(85));
+    for answer in fetch() {
+        answer.expect_refusal(401, "values_changed");
+    }
+    // Another try meets the new values.
+    guest.attest(&client).answer.expect_refusal(403, "tcb_floor");
+    service.set_policy(&["--project", "demo"], 1, &document(84));
+    let again = guest.attest(&client);
+    assert_eq!(again.open(&client.get(&path, Some(again.session()))), ROOT_SECRET);
 }
