@@ -14,6 +14,7 @@ mod holder;
 mod jwks;
 mod keys;
 mod policy;
+mod openapi;
 pub mod problem;
 mod queue;
 mod rate;
@@ -165,8 +166,17 @@ async fn blocking<T: Send + 'static>(
     result
 }
 
-/// Every route there is.
+/// What listens: every route, and what every request passes.
 pub fn router(service: Arc<Service>) -> Router {
+    routes()
+        .fallback(no_such_path)
+        .method_not_allowed_fallback(no_such_method)
+        .layer(middleware::from_fn_with_state(Arc::clone(&service), guard::guard))
+        .with_state(service)
+}
+
+/// Every route there is; `openapi.json` describes them.
+fn routes() -> Router<Arc<Service>> {
     Router::new()
         .route("/kbs/v0/auth", post(auth::auth))
         .route("/kbs/v0/attest", post(attest::attest))
@@ -190,12 +200,9 @@ pub fn router(service: Arc<Service>) -> Router {
         .route("/coffer/v1/audit", get(audit::export))
         .route("/coffer/v1/audit/head", get(audit::head))
         .route("/coffer/v1/status", get(status::status))
+        .route("/coffer/v1/openapi.json", get(openapi::openapi))
         .merge(policy::routes())
         .merge(stock::routes())
-        .fallback(no_such_path)
-        .method_not_allowed_fallback(no_such_method)
-        .layer(middleware::from_fn_with_state(Arc::clone(&service), guard::guard))
-        .with_state(service)
 }
 
 async fn no_such_path() -> Problem {
