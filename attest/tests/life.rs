@@ -267,8 +267,16 @@ fn keys_come_back_on_a_new_service_that_has_the_old_ones_certificate() {
     admin.build("base", "out", &[]).enrolled(&lost);
     let newest = admin.build("base", "out-2", &["--supersedes", "out/enroll"]).enrolled(&lost);
     newest.runs_on(1, &lost.client());
-    // Kept: enroll/ and tls/. Everything else burns.
+    // Kept: enroll/, tls/, the list of what was revoked, and the keys that it is signed with. Everything else burns.
     copy_dir(&lost.path().join("tls"), &admin.path("kept-tls"));
+    let kept = |name: &str| admin.path(name).display().to_string();
+    let run = |service: &Service, args: &[&str]| {
+        let dir = service.path();
+        let done = support::program(&[args, &["--dir", dir.to_str().unwrap()]].concat());
+        assert!(done.status.success(), "{args:?}: {}", stderr(&done));
+    };
+    run(&lost, &["revocations", "export", "--to", &kept("revocations.jwt")]);
+    run(&lost, &["keys", "export", "--to", &kept("jwks.json")]);
     lost.stop();
     fs::remove_dir_all(lost.path()).unwrap();
 
@@ -276,6 +284,7 @@ fn keys_come_back_on_a_new_service_that_has_the_old_ones_certificate() {
     service.stop();
     fs::remove_dir_all(service.path().join("tls")).unwrap();
     copy_dir(&admin.path("kept-tls"), &service.path().join("tls"));
+    run(&service, &["revocations", "import", &kept("revocations.jwt"), "--jwks", &kept("jwks.json")]);
     service.start();
     // The guest pins what its site config says, which was written for the lost service.
     let pinned = data_encoding::BASE64.decode(newest.site.key_service.ca[0].as_bytes()).unwrap();
@@ -290,6 +299,7 @@ fn keys_come_back_on_a_new_service_that_has_the_old_ones_certificate() {
     assert_eq!(newest.enrollment.record.supersedes, Some(old.record.host_data));
     let older = service.site(&["enroll", admin.path("out/enroll/site-1.json").to_str().unwrap()]);
     assert!(stderr(&older).contains("is enrolled already"), "{}", stderr(&older));
+    assert!(!older.status.success(), "the list knows that it was revoked");
     // Life goes on from there.
     let next = admin.build("base", "out-3", &["--supersedes", "out-2/enroll"]).enrolled(&service);
     next.runs_on(1, &client);
