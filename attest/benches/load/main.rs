@@ -13,7 +13,7 @@ mod population;
 mod wire;
 
 #[path = "../../tests/service/support/mod.rs"]
-#[allow(dead_code, reason = "the tests' own support, of which a benchmark needs the running service only")]
+#[allow(dead_code, unused_imports, reason = "the tests' own support, of which a benchmark needs the running service only")]
 mod support;
 
 use std::time::Duration;

@@ -22,7 +22,10 @@ pub fn random<const N: usize>() -> [u8; N] {
 /// How many hosts the guests run on; each brings a VCEK of its own.
 const CHIPS: usize = 16;
 
-/// The running service, without bounds on one source or site: here every site comes from the same address, over and over.
+/// More than can be asked for.
+const MANY: u32 = 10_000_000;
+
+/// The running service, without bounds on one source or site: here every site comes from one address, over and over.
 pub struct Service(support::Service);
 
 impl Service {

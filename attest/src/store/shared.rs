@@ -151,3 +151,110 @@ impl Drop for Locked<'_> {
         WRITTEN.set(Some(self.shared.flusher.written()));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::mpsc;
+
+    use coffer_manifest::Enrollment;
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::store::tests::{facts, file, record, store};
+    use crate::store::{Entry, Event, Standing, Subject};
+
+    const ONE: HostData = HostData::new([1; 32]);
+
+    /// `demo/site-1` is enrolled; every sync waits for a word.
+    fn shared() -> (TempDir, SharedStore, mpsc::Sender<io::Result<()>>) {
+        let (dir, mut store) = store();
+        store.enroll(&file(record("site-1", 1)), false, "ada", 10).unwrap();
+        let (say, said) = mpsc::channel::<io::Result<()>>();
+        let flusher = Flusher::start(move || said.recv().unwrap_or_else(|_| Ok(()))).unwrap();
+        (dir, SharedStore::with_flusher(store, flusher).unwrap(), say)
+    }
+
+    fn entry(event: Event) -> Entry {
+        Entry::new(11, event, "id", "ok", String::new(), Subject::default())
+    }
+
+    fn is_durable(shared: &SharedStore, ticket: Option<Ticket>) -> Result<(), StoreError> {
+        tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(shared.durable(ticket))
+    }
+
+    #[test]
+    fn a_revocation_takes_the_record_out_of_memory_whoever_writes_it() {
+        let (_dir, shared, _say) = shared();
+        assert_eq!(shared.site(&ONE).unwrap().unwrap().standing, Standing::Active);
+        assert_eq!(shared.records.len(), 1);
+        shared.lock().revoke(&"demo".parse().unwrap(), &"site-1".parse().unwrap(), None, "ada", "stolen", 12).unwrap();
+        assert_eq!(shared.records.len(), 0);
+        assert!(matches!(shared.site(&ONE).unwrap().unwrap().standing, Standing::Revoked { revoked_at: 12, .. }));
+
+        let two = HostData::new([2; 32]);
+        shared.lock().enroll(&file(record("site-2", 2)), false, "ada", 13).unwrap();
+        assert_eq!(shared.site(&two).unwrap().unwrap().standing, Standing::Active);
+        let by_hand = "UPDATE sites SET revoked_at = 14, revoked_by = 'x', revoked_why = 'x' WHERE site = 'site-2'";
+        shared.lock().db.execute(by_hand, []).unwrap();
+        assert!(matches!(shared.site(&two).unwrap().unwrap().standing, Standing::Revoked { revoked_at: 14, .. }));
+    }
+
+    #[test]
+    fn what_is_not_enrolled_takes_no_memory() {
+        let (_dir, shared, _say) = shared();
+        for n in 2..200 {
+            assert!(shared.site(&HostData::new([n; 32])).unwrap().is_none());
+        }
+        assert_eq!(shared.records.len(), 0);
+    }
+
+    #[test]
+    fn an_answer_waits_for_its_own_writes_and_a_reader_for_nobodys() {
+        let (_dir, shared, say) = shared();
+        let (recorded, ticket) = SharedStore::run(|| shared.lock().record_while_active(&ONE, &facts(), entry(Event::Release)));
+        assert!(recorded.unwrap());
+        let waiting = ticket.expect("an entry is waited for");
+        // Nothing is on the disk yet; records, challenges and other reads do not mind.
+        let (_, ticket) = SharedStore::run(|| {
+            shared.site(&ONE).unwrap();
+            shared.lock().check_audit().unwrap();
+            assert!(shared.challenges().spend(&coffer_protocol::Nonce::new([1; 32]), 60, 0));
+        });
+        assert_eq!(ticket, None);
+        is_durable(&shared, None).unwrap();
+        say.send(Ok(())).unwrap();
+        is_durable(&shared, Some(waiting)).unwrap();
+    }
+
+    #[test]
+    fn a_refused_change_takes_nobody_elses_with_it() {
+        let (_dir, shared, say) = shared();
+        let (_, kept) = SharedStore::run(|| shared.lock().record(entry(Event::Refuse)).unwrap());
+        let (refused, _) = SharedStore::run(|| shared.lock().enroll(&file(record("site-1", 9)), false, "ada", 12));
+        assert!(refused.is_err());
+        let superseding = Enrollment { supersedes: Some(HostData::new([8; 32])), ..record("site-1", 9) };
+        let (refused, _) = SharedStore::run(|| shared.lock().enroll(&file(superseding), false, "ada", 12));
+        assert!(refused.is_err());
+        let (_, also_kept) = SharedStore::run(|| shared.lock().record(entry(Event::Refuse)).unwrap());
+        say.send(Ok(())).unwrap();
+        say.send(Ok(())).unwrap();
+        is_durable(&shared, kept).unwrap();
+        is_durable(&shared, also_kept).unwrap();
+        // The enrollment of the beginning and the two refusals: nothing of what was refused.
+        assert_eq!(shared.lock().check_audit().unwrap().0, 3);
+        assert!(shared.site(&HostData::new([9; 32])).unwrap().is_none());
+    }
+
+    #[test]
+    fn when_the_disk_fails_everybody_who_waited_is_refused() {
+        let (_dir, shared, say) = shared();
+        let release = || SharedStore::run(|| shared.lock().record_while_active(&ONE, &facts(), entry(Event::Release)).unwrap()).1;
+        let tickets: Vec<_> = (0..5).map(|_| release()).collect();
+        say.send(Err(io::Error::other("no space"))).unwrap();
+        for ticket in tickets {
+            assert!(matches!(is_durable(&shared, ticket), Err(StoreError::Flush)));
+        }
+        assert!(matches!(is_durable(&shared, release()), Err(StoreError::Flush)));
+    }
+}
