@@ -112,10 +112,10 @@ pub fn init(dir: &Path, family: Family, now: UnixTime) -> Result<Asp, StateError
     let write = || -> Result<(), StateError> {
         DirBuilder::new().recursive(true).mode(0o700).create(&beside).map_err(|source| file_error(&beside, source))?;
         for (name, der) in [("ark.pem", asp.ark()), ("ask.pem", asp.ask()), ("vcek.pem", asp.vcek().certificate())] {
-            write_new(&beside.join(name), &pem("CERTIFICATE", der), 0o644)?;
+            write_new(&beside.join(name), pem("CERTIFICATE", der), 0o644)?;
         }
         write_new(&beside.join("crl.der"), &crl, 0o644)?;
-        write_new(&beside.join("vcek.key"), &pem("PRIVATE KEY", asp.vcek().expose_pkcs8()), 0o600)?;
+        write_new(&beside.join("vcek.key"), pem("PRIVATE KEY", asp.vcek().expose_pkcs8()), 0o600)?;
         let Platform { chip_id, tcb, .. } = *asp.platform();
         let state = State { v: VERSION, family, chip_id, tcb };
         let path = beside.join("state.json");
