@@ -278,11 +278,7 @@ async fn roll_back(
     .await
 }
 
-async fn try_out(
-    State(service): State<Arc<Service>>,
-    Owner(owner): Owner,
-    signed: Signed<DryRunBody>,
-) -> Result<Json<TriedOut>, Problem> {
+async fn try_out(State(service): State<Arc<Service>>, Owner(owner): Owner, signed: Signed<DryRunBody>) -> Result<Json<TriedOut>, Problem> {
     require(&signed, Scope::Policy, &owner)?;
     let Signed { admin, body } = signed;
     blocking(&service, move |service| {

@@ -9,13 +9,12 @@ use axum::extract::{FromRequest, FromRequestParts, Path, RawPathParams, Request,
 use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use coffer_kbs_policy::{ExactName, ExactValues};
+use coffer_kbs_policy::{EvidenceFacts, ExactName};
 use coffer_manifest::ProjectName;
 use coffer_token::UnixTime;
 use coffer_token::bearer::{self as token, BearerClaims, BearerScope, MAX_BEARER_SECONDS};
-use data_encoding::{BASE64, BASE64URL_NOPAD};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::Value;
 use zeroize::Zeroizing;
 
 use super::extract::{self, Body, Signed};
@@ -24,18 +23,15 @@ use super::problem::{Problem, RefusalId};
 use super::{Service, blocking};
 use crate::clock::unix_now;
 use crate::judge::{Judge, Refused};
+use crate::policy::stock_body::{StockBodyError, StockRego, StockValues, attestation_policy, reference_values, resource_policy, short};
 use crate::policy::{ChangeError, DOCUMENT_TYPE, MAX_DOCUMENT_BYTES, PolicyDocument, StockPath};
 use crate::reason::Reason;
-use crate::store::{Admin, Entry, Event, PolicyOwner, Scope, Subject};
+use crate::store::{Admin, Entry, Event, PolicyOwner, Scope, Site, Subject};
 
 /// The longest resource. A stock client reads no longer one comfortably: it comes as one JSON text.
 const MAX_RESOURCE_BYTES: usize = 1 << 20;
 /// The longest body of a policy or a reference value: a document in base64, twice.
 const MAX_STOCK_BODY_BYTES: usize = 2 * MAX_DOCUMENT_BYTES;
-/// The one version of reference value messages.
-const MESSAGE_VERSION: &str = "0.1.0";
-/// Their one type: a JSON object of names and values.
-const MESSAGE_TYPE: &str = "sample";
 
 /// Every route of stock admin tools but those of a resource, and the one that gives out their tokens.
 pub fn routes() -> Router<Arc<Service>> {
@@ -65,7 +61,8 @@ impl Body for BearerBody {
         body.scopes.sort_unstable();
         body.scopes.dedup();
         if body.scopes.is_empty() || !(1..=MAX_BEARER_SECONDS).contains(&body.ttl_seconds) {
-            let why = format!("a bearer token has at least one scope and lives 1 to {MAX_BEARER_SECONDS} seconds, got {}", body.ttl_seconds);
+            let why =
+                format!("a bearer token has at least one scope and lives 1 to {MAX_BEARER_SECONDS} seconds, got {}", body.ttl_seconds);
             return Err(Problem::tell(Reason::Malformed, &why));
         }
         Ok(body)
@@ -228,7 +225,8 @@ pub async fn delete_resource(State(service): State<Arc<Service>>, path: Segments
     blocking(&service, move |service| {
         let caller = call.caller;
         let path = writable(service, &caller, &path)?;
-        let deleted = service.store().delete_resource(&caller.project, &path, &caller.name(), unix_now()).map_err(|e| Problem::internal(&e))?;
+        let deleted =
+            service.store().delete_resource(&caller.project, &path, &caller.name(), unix_now()).map_err(|e| Problem::internal(&e))?;
         if deleted {
             tracing::info!(by = %caller.name(), project = %caller.project, %path, "stock resource destroyed");
             return Ok(StatusCode::OK);
@@ -267,118 +265,42 @@ async fn resource_policies(State(service): State<Arc<Service>>, call: ByBearer) 
     .await
 }
 
-/// `{"policy": "<base64url>"}`.
-#[derive(Deserialize)]
-struct ResourcePolicy {
-    policy: String,
-}
-
-/// `{"type": "rego", "policy_id": "default_cpu", "policy": "<base64url>"}`.
-#[derive(Deserialize)]
-struct AttestationPolicy {
-    #[serde(rename = "type")]
-    kind: String,
-    policy_id: String,
-    policy: String,
-}
-
 async fn set_resource_policy(State(service): State<Arc<Service>>, call: ByBearer) -> Result<StatusCode, Problem> {
-    blocking(&service, move |service| {
-        let ByBearer { caller, body } = call;
-        caller.require(service, BearerScope::Policy)?;
-        let ResourcePolicy { policy } = parsed(service, &caller, &body)?;
-        let text = rego_text(service, &caller, &policy)?;
-        match package(&text) {
-            Some("coffer.release") => change(service, &caller, |document| document.rego.release = Some(text)),
-            Some("policy") => change(service, &caller, |document| document.rego.stock = Some(text)),
-            other => {
-                let why = format!(
-                    "resource policy is of package `{}`; send `package policy`, which is asked about stock resources, or `package coffer.release`",
-                    other.unwrap_or("(none)")
-                );
-                Err(caller.refuse(service, Reason::StockForm, &why))
-            }
-        }
-    })
-    .await
+    set_rego(&service, call, resource_policy).await
 }
 
 async fn set_attestation_policy(State(service): State<Arc<Service>>, call: ByBearer) -> Result<StatusCode, Problem> {
-    blocking(&service, move |service| {
-        let ByBearer { caller, body } = call;
+    set_rego(&service, call, attestation_policy).await
+}
+
+async fn set_rego(
+    service: &Arc<Service>,
+    ByBearer { caller, body }: ByBearer,
+    read: fn(&[u8]) -> Result<StockRego, StockBodyError>,
+) -> Result<StatusCode, Problem> {
+    blocking(service, move |service| {
         caller.require(service, BearerScope::Policy)?;
-        let AttestationPolicy { kind, policy_id, policy } = parsed(service, &caller, &body)?;
-        let text = rego_text(service, &caller, &policy)?;
-        let why = match (kind.as_str(), policy_id.as_str(), package(&text)) {
-            ("rego", "default_cpu", Some("coffer.token")) => return change(service, &caller, |document| document.rego.token = Some(text)),
-            ("rego", "default_cpu", _) => {
-                "attestation policies that compute trust claims have no meaning here: what evidence must be is in `reference_values` of the \
-                 project's policy; a policy of `package coffer.token` narrows who gets a token"
-            }
-            ("rego", ..) => "the one attestation policy here is `default_cpu`",
-            _ => "attestation policies are of type `rego`",
-        };
-        Err(caller.refuse(service, Reason::StockForm, &why))
+        let text = read(&body).map_err(|e| caller.refuse(service, Reason::StockForm, &e))?;
+        change(service, &caller, |document| match text {
+            StockRego::Release(text) => document.rego.release = Some(text),
+            StockRego::Token(text) => document.rego.token = Some(text),
+            StockRego::Stock(text) => document.rego.stock = Some(text),
+        })
     })
     .await
 }
 
-/// `{"version": "0.1.0", "type": "sample", "payload": "<base64 of {name: value}>"}`.
-#[derive(Deserialize)]
-struct Message {
-    version: String,
-    #[serde(rename = "type")]
-    kind: String,
-    payload: String,
-}
-
-async fn set_reference_values(State(service): State<Arc<Service>>, call: ByBearer) -> Result<StatusCode, Problem> {
+async fn set_reference_values(State(service): State<Arc<Service>>, ByBearer { caller, body }: ByBearer) -> Result<StatusCode, Problem> {
     blocking(&service, move |service| {
-        let ByBearer { caller, body } = call;
         caller.require(service, BearerScope::ReferenceValue)?;
-        let message: Message = parsed(service, &caller, &body)?;
-        match payload(&message) {
-            Ok(Payload::Document(document)) => replace(service, &caller, document.to_string().as_bytes()),
-            Ok(Payload::Lists(lists)) => change(service, &caller, |document| {
+        match reference_values(&body).map_err(|e| caller.refuse(service, Reason::StockForm, &e))? {
+            StockValues::Document(document) => replace(service, &caller, document.to_string().as_bytes()),
+            StockValues::Lists(lists) => change(service, &caller, |document| {
                 document.stock_reference_values = document.stock_reference_values.replaced_by(&lists);
             }),
-            Err(why) => Err(caller.refuse(service, Reason::StockForm, &why)),
         }
     })
     .await
-}
-
-/// What a reference value message says.
-enum Payload {
-    /// A whole policy document.
-    Document(Value),
-    /// Exact lists under stock names.
-    Lists(ExactValues),
-}
-
-fn payload(message: &Message) -> Result<Payload, String> {
-    if message.version != MESSAGE_VERSION || message.kind != MESSAGE_TYPE {
-        return Err(format!("message is of version `{}` and type `{}`, expected `{MESSAGE_VERSION}` and `{MESSAGE_TYPE}`", short(&message.version), short(&message.kind)));
-    }
-    let bytes = BASE64.decode(message.payload.as_bytes()).map_err(|_| "payload is not standard base64".to_owned())?;
-    let mut members: Map<String, Value> = serde_json::from_slice(&bytes).map_err(|e| format!("payload is not a JSON object: {e}"))?;
-    if members.len() == 1 {
-        if let Some(document) = members.remove(DOCUMENT_TYPE) {
-            return Ok(Payload::Document(document));
-        }
-    }
-    let known = || ExactName::ALL.map(ExactName::name).join(", ");
-    if let Some(odd) = members.keys().find(|name| !ExactName::ALL.iter().any(|known| known.name() == name.as_str())) {
-        return Err(format!("reference value `{}` has no meaning here; send {DOCUMENT_TYPE} alone, or lists under {}", short(odd), known()));
-    }
-    // The stock tool gives one boolean or number where there is one; a list of one means the same.
-    let listed = members.into_iter().map(|(name, value)| if value.is_array() { (name, value) } else { (name, Value::Array(vec![value])) });
-    let lists: ExactValues = serde_json::from_value(Value::Object(listed.collect())).map_err(|e| e.to_string())?;
-    if lists.is_empty() { Err(format!("payload has no reference value; send {DOCUMENT_TYPE} alone, or lists under {}", known())) } else { Ok(Payload::Lists(lists)) }
-}
-
-fn short(text: &str) -> String {
-    text.chars().take(80).collect()
 }
 
 /// `GET /kbs/v0/reference-value/{name}`.
@@ -390,30 +312,16 @@ async fn reference_value(State(service): State<Arc<Service>>, Path(name): Path<S
         if name == DOCUMENT_TYPE {
             return serde_json::to_value(document).map(Json).map_err(|e| Problem::internal(&e));
         }
-        let list = ExactName::ALL.into_iter().find(|known| known.name() == name).and_then(|known| document.stock_reference_values.lists().get(&known));
+        let list = ExactName::ALL
+            .into_iter()
+            .find(|known| known.name() == name)
+            .and_then(|known| document.stock_reference_values.lists().get(&known));
         match list {
             Some(list) => Ok(Json(Value::Array(list.clone()))),
             None => Err(Problem::tell(Reason::NoSuchPolicy, &format!("the policy has no reference value `{}`", short(&name)))),
         }
     })
     .await
-}
-
-fn parsed<T: serde::de::DeserializeOwned>(service: &Service, caller: &Bearer, body: &[u8]) -> Result<T, Problem> {
-    serde_json::from_slice(body).map_err(|e| caller.refuse(service, Reason::StockForm, &e))
-}
-
-fn rego_text(service: &Service, caller: &Bearer, policy: &str) -> Result<String, Problem> {
-    let bytes = BASE64URL_NOPAD.decode(policy.as_bytes()).ok();
-    let text = bytes.and_then(|bytes| String::from_utf8(bytes).ok());
-    text.ok_or_else(|| caller.refuse(service, Reason::StockForm, &"`policy` is not unpadded base64url of a text"))
-}
-
-/// The package a rego text begins with, before anything is compiled: it decides which question the text answers.
-fn package(text: &str) -> Option<&str> {
-    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
-    let first = lines.into_iter().next()?;
-    first.strip_prefix("package").filter(|rest| rest.starts_with([' ', '\t'])).map(|rest| rest.split('#').next().unwrap_or_default().trim())
 }
 
 /// Changes the project's own document, or makes its first out of what decides for it now.
@@ -444,7 +352,7 @@ fn finish(service: &Service, caller: &Bearer, replaces: Option<u64>, document: &
 ///
 /// # Errors
 /// What its own project does not list does not exist; another project's is another's.
-pub(super) fn may_have(service: &Service, facts: &coffer_kbs_policy::EvidenceFacts, site: &crate::store::Site, project: &str, path: &StockPath) -> Result<(), Refused> {
+pub(super) fn may_have(service: &Service, facts: &EvidenceFacts, site: &Site, project: &str, path: &StockPath) -> Result<(), Refused> {
     let own = &site.record.project;
     if project != own.as_str() {
         let detail = format!("asked for stock resource `{}/{path}`, attested as {own}/{}", short(project), site.record.site);
@@ -456,54 +364,14 @@ pub(super) fn may_have(service: &Service, facts: &coffer_kbs_policy::EvidenceFac
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use serde_json::json;
 
     use super::*;
 
-    fn message(value: &Value) -> Message {
-        Message { version: MESSAGE_VERSION.into(), kind: MESSAGE_TYPE.into(), payload: BASE64.encode(value.to_string().as_bytes()) }
-    }
-
-    #[test]
-    fn reference_values_are_a_document_or_lists_of_known_names() {
-        assert!(matches!(payload(&message(&json!({ DOCUMENT_TYPE: {} }))), Ok(Payload::Document(_))));
-        let Ok(Payload::Lists(lists)) = payload(&message(&json!({ "snp_bootloader": [9, 10], "snp_smt_enabled": true }))) else { panic!("lists") };
-        assert_eq!(serde_json::to_value(&lists).unwrap(), json!({ "snp_bootloader": [9, 10], "snp_smt_enabled": [true] }));
-        for (value, says) in [
-            (json!({ "svn": ["1"] }), "`svn` has no meaning here; send coffer/project-policy/v1 alone, or lists under snp_launch_measurement, "),
-            (json!({ DOCUMENT_TYPE: {}, "snp_bootloader": [9] }), "has no meaning here"),
-            (json!({ "snp_bootloader": ["9"] }), "a number from 0 to 255"),
-            (json!({}), "payload has no reference value"),
-            (json!([]), "payload is not a JSON object"),
-        ] {
-            let Err(why) = payload(&message(&value)) else { panic!("{value}") };
-            assert!(why.contains(says), "{why}");
-        }
-        let other = Message { kind: "corim".into(), ..message(&json!({})) };
-        assert!(payload(&other).is_err_and(|why| why.contains("type `corim`")));
-    }
-
-    #[test]
-    fn the_package_is_the_first_thing_said() {
-        for (text, expected) in [
-            ("package policy\n", Some("policy")),
-            ("# a comment\n\n  package coffer.release # ours\nallow := true\n", Some("coffer.release")),
-            ("import rego.v1\npackage policy\n", None),
-            ("packagepolicy\n", None),
-            ("", None),
-        ] {
-            assert_eq!(package(text), expected, "{text}");
-        }
-    }
-
     proptest! {
         #[test]
-        fn bodies_never_panic(bytes: Vec<u8>, text in "[ -~]{0,80}") {
+        fn bodies_never_panic(bytes: Vec<u8>, text in r#"\{"(scopes|ttl_seconds)":[ -~]{0,60}\}"#) {
             let _ = BearerBody::parse(&bytes);
             let _ = BearerBody::parse(text.as_bytes());
-            let _ = package(&text);
-            let _ = payload(&Message { version: MESSAGE_VERSION.into(), kind: MESSAGE_TYPE.into(), payload: text.clone() });
-            let _ = payload(&Message { version: MESSAGE_VERSION.into(), kind: MESSAGE_TYPE.into(), payload: BASE64.encode(&bytes) });
         }
     }
 }

@@ -9,8 +9,8 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::{PolicyDocument, export};
-use crate::cli::policy::{Owner, PolicyCommand};
 use crate::cli::Access;
+use crate::cli::policy::{Owner, PolicyCommand};
 use crate::client::Client;
 use crate::failure::{Failure, OrFail};
 use crate::layout::{private_folder, read_small, write_new};

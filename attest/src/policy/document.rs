@@ -335,7 +335,10 @@ mod tests {
     #[test]
     fn every_mistake_is_named() {
         for (bytes, says) in [
-            (with("/type", json!("coffer/project-policy/v2")), "type is `coffer/project-policy/v2`, this build reads `coffer/project-policy/v1`"),
+            (
+                with("/type", json!("coffer/project-policy/v2")),
+                "type is `coffer/project-policy/v2`, this build reads `coffer/project-policy/v1`",
+            ),
             (with("/more", json!(1)), "unknown field `more`"),
             (with("/reference_values/more", json!(1)), "unknown field `more`"),
             (with("/rego/more", json!(1)), "unknown field `more`"),
@@ -343,9 +346,18 @@ mod tests {
             (with("/stock_resources/-", json!({ "path": "disk", "sites": [] })), "is not `<type>/<tag>`"),
             (with("/stock_resources/-", json!({ "path": "disk/../x", "sites": [] })), "is not `<type>/<tag>`"),
             (with("/stock_resources/-", json!({ "path": format!("site-1/{}", "ab".repeat(32)), "sites": [] })), "64 hexadecimal digits"),
-            (with("/stock_resources/-", json!({ "path": format!("site-1/{}.kit", "AB".repeat(32)), "sites": [] })), "64 hexadecimal digits"),
+            (
+                with("/stock_resources/-", json!({ "path": format!("site-1/{}.kit", "AB".repeat(32)), "sites": [] })),
+                "64 hexadecimal digits",
+            ),
             (with("/stock_resources/-", json!({ "path": "a/b", "sites": ["*"] })), "is not a name"),
-            (with("/reference_values/families/milan", json!({ "tcb_floor": { "bootloader": 4, "tee": 0, "snp": 24, "microcode": 219 } })), "arXiv 2605.12990"),
+            (
+                with(
+                    "/reference_values/families/milan",
+                    json!({ "tcb_floor": { "bootloader": 4, "tee": 0, "snp": 24, "microcode": 219 } }),
+                ),
+                "arXiv 2605.12990",
+            ),
             (with("/rego/release", json!("package coffer.release\ndefault allow := true\n")), "does not deny the empty input"),
             (with("/rego/token", json!("package coffer.release\ndefault allow := false\n")), "expected `data.coffer.token`"),
             (with("/stock_reference_values", json!({ "svn": ["1"] })), "unknown variant `svn`"),

@@ -143,8 +143,7 @@ fn bindings(document: &PolicyDocument, project: &ProjectName, records: &[Enrollm
     let binding = |record: &Enrollment| json!({ "host_data": record.host_data, "launch_digests": record.launch_digests });
     for record in records {
         for secret in [SecretName::Root, SecretName::Kit] {
-            let path =
-                ResourcePath { project: record.project.clone(), site: record.site.clone(), host_data: record.host_data, secret };
+            let path = ResourcePath { project: record.project.clone(), site: record.site.clone(), host_data: record.host_data, secret };
             paths.entry(path.to_string()).or_default().push(binding(record));
         }
     }
@@ -160,7 +159,8 @@ fn lost(document: &PolicyDocument) -> String {
     let values = &document.reference_values;
     let mut lines = vec![
         "- committed, current and launch TCB: only the reported TCB is a claim".to_owned(),
-        "- that the certificate is this chip's: the hardware id is compared with the literal name `VCEK`, which no certificate has".to_owned(),
+        "- that the certificate is this chip's: the hardware id is compared with the literal name `VCEK`, which no certificate has"
+            .to_owned(),
         "- dates of certificates: an expired VLEK passes; revocation lists of AMD are not looked at".to_owned(),
         "- that KEY_INFO names the key that signed, that CPUID, certificate and root name one family".to_owned(),
         "- reserved bits of the report and of the guest policy".to_owned(),
@@ -178,8 +178,10 @@ fn lost(document: &PolicyDocument) -> String {
     } else if let Some(family) = families.first() {
         lines.push(format!("- that only {family} is taken: every family at or above these numbers passes"));
     }
-    let guest_asks = values.guest_policy.bits().into_iter().filter(|(name, _, rule)| !matches!(*name, "smt" | "single_socket") && *rule != BitRule::Any);
-    let platform_asks = values.platform.bits().into_iter().filter(|(name, _, rule)| !matches!(*name, "smt" | "tsme") && *rule != BitRule::Any);
+    let guest_asks =
+        values.guest_policy.bits().into_iter().filter(|(name, _, rule)| !matches!(*name, "smt" | "single_socket") && *rule != BitRule::Any);
+    let platform_asks =
+        values.platform.bits().into_iter().filter(|(name, _, rule)| !matches!(*name, "smt" | "tsme") && *rule != BitRule::Any);
     lines.extend(guest_asks.map(|(name, ..)| format!("- `guest_policy.{name}`")));
     lines.extend(platform_asks.map(|(name, ..)| format!("- `platform.{name}`")));
     if values.guest_policy.minimum_abi.is_some() {

@@ -84,7 +84,9 @@ pub struct PolicyChange {
 #[non_exhaustive]
 pub enum SetPolicyError {
     /// Somebody else was faster, or the caller looked at something else.
-    #[error("{owner} is at version {current}, the change is to version {replaces}\nhint: look at `policy show` and make the change to that version")]
+    #[error(
+        "{owner} is at version {current}, the change is to version {replaces}\nhint: look at `policy show` and make the change to that version"
+    )]
     Conflict {
         /// Whose document.
         owner: PolicyOwner,

@@ -283,7 +283,8 @@ fn a_real_genoa_report_is_affirming_where_it_is_enrolled() {
         "platform_smt_enabled": fields.platform_info & 1 == 1, "platform_tsme_enabled": fields.platform_info & 2 == 2,
     });
     let floor = json!({ "bootloader": tcb.bootloader, "tee": tcb.tee, "snp": tcb.snp, "microcode": tcb.microcode });
-    let document = json!({ "type": super::super::document::DOCUMENT_TYPE, "reference_values": { "families": { "genoa": { "tcb_floor": floor } } } });
+    let document =
+        json!({ "type": super::super::document::DOCUMENT_TYPE, "reference_values": { "families": { "genoa": { "tcb_floor": floor } } } });
     let document = PolicyDocument::read(document.to_string().as_bytes()).unwrap();
     let enrolled = Enrollment { launch_digests: vec![fields.measurement], ..record("site-1", fields.host_data) };
     let files = export(&project(), 1, &document, &[enrolled]).unwrap();
