@@ -19,6 +19,7 @@ use crate::config::Config;
 use crate::failure::{Exit, Failure, OrFail};
 use crate::kek::random;
 use crate::layout::{Layout, read_private, read_small};
+use crate::reason::Reason;
 use crate::tls::certificates;
 
 /// An answer takes milliseconds; a service that needs this long is not there.
@@ -177,15 +178,12 @@ fn unreachable(url: &str, error: &dyn std::fmt::Display) -> Failure {
 fn refused(url: &str, status: u16, body: &[u8]) -> Failure {
     let detail = ErrorInformation::parse(body).map_or_else(|_| "no reason given".to_owned(), |information| information.detail);
     let failure = Failure::new(format!("{url} refuses with {status}: {detail}")).exit(Exit::Refused);
-    let hint = match detail.split(':').next().unwrap_or_default() {
-        "aml_risk" => "the host's ACPI tables are not measured; if you accept that for this base, add --accept-aml-risk",
-        "name_taken" => "names are given once; a new config of the same site is built with `supersedes`",
-        "admin_auth" | "admin_auth_missing" => {
-            "is this the key of an admin of this service, does --tls-name (or the host in --url) name it, and are both clocks right?"
-        }
-        _ => return failure,
-    };
-    failure.hint(hint)
+    let remedy = detail.split(':').next().and_then(Reason::of_code).map(Reason::remedy);
+    // What the service tells an admin may have a hint of its own.
+    match remedy.filter(|_| !detail.contains("\nhint: ")) {
+        Some(remedy) => failure.hint(remedy),
+        None => failure,
+    }
 }
 
 #[cfg(test)]
