@@ -232,7 +232,7 @@ pub enum SiteCommand {
     },
     /// Revoke a site for good: its next challenge, renewal and boot are refused
     Revoke {
-        /// `<project>/<site>`, or the HOST_DATA of its active config
+        /// `<project>/<site>`, which means all its configs, or one config's HOST_DATA
         site: String,
         /// Why, for the audit log
         #[arg(long, value_name = "TEXT")]

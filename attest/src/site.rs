@@ -135,11 +135,25 @@ fn config_lines(site: &Value) -> String {
         record["token_expiration"],
     ));
     lines.push_str(&format!("\n  enrolled at={} by={}", site["enrolled_at"], text(&site["enrolled_by"])));
+    if let Some(asked) = asked_of_evidence(record) {
+        lines.push_str(&format!("\n  asks {asked}"));
+    }
+    if site["standing"] == "superseded" {
+        lines.push_str(&format!("\n  may run beside its successor until={}", site["overlap_until"]));
+    }
     if site["standing"] == "revoked" {
         let (at, by, why) = (&site["revoked_at"], text(&site["revoked_by"]), text(&site["revoked_why"]));
         lines.push_str(&format!("\n  revoked at={at} by={by}: {why}"));
     }
     lines
+}
+
+/// What a record asks of evidence besides its launch digests, if anything.
+fn asked_of_evidence(record: &Value) -> Option<String> {
+    let names = ["author_key_digest", "minimum_guest_svn", "chip_ids", "tcb_floor"];
+    let asked = names.iter().filter(|name| !record[**name].is_null()).map(|name| format!("{name}={}", text(&record[*name])));
+    let asked: Vec<_> = asked.collect();
+    (!asked.is_empty()).then(|| asked.join(" "))
 }
 
 fn decision_line(entry: &Value) -> String {

@@ -193,6 +193,8 @@ fn a_new_base_comes_with_an_overlap_and_the_old_one_comes_back() {
     assert_eq!(standings(&service), ["active", "superseded"]);
     let until = service.show("demo/site-1")["configs"][1]["overlap_until"].as_u64().unwrap();
     assert!((now() + 7 * 86_400 - 60..=now() + 7 * 86_400).contains(&until), "{until}");
+    let text = String::from_utf8(service.site(&["show", "demo/site-1"]).stdout).unwrap();
+    assert!(text.contains(&format!("\n  may run beside its successor until={until}\n")), "{text}");
     // Both run meanwhile, each on its own base only.
     first.runs_on(1, &client);
     second.runs_on(2, &client);
@@ -369,6 +371,8 @@ fn a_project_with_an_author_key_takes_no_launch_without_its_id_block() {
         change(&mut guest.guest.identity);
         guest.attest(&client).answer
     };
+    let text = String::from_utf8(service.site(&["show", "demo/site-1"]).stdout).unwrap();
+    assert!(text.contains(&format!("\n  asks author_key_digest={digest} minimum_guest_svn=1\n")), "{text}");
     launched(&|identity| *identity = Identity::default()).expect_refusal(403, "enrolled_author_key");
     launched(&|identity| identity.author_key_digest = None).expect_refusal(403, "enrolled_author_key");
     launched(&|identity| identity.guest_svn = 0).expect_refusal(403, "enrolled_guest_svn");
