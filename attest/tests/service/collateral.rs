@@ -55,7 +55,7 @@ fn path_of(asp: &Asp) -> String {
 }
 
 /// What AMD's key server would have: these processors' certificates, the family's chains and list.
-fn honest(processors: &[&Asp]) -> Vec<(String, Vec<u8>)> {
+pub fn honest(processors: &[&Asp]) -> Vec<(String, Vec<u8>)> {
     static ASVK: OnceLock<Vec<u8>> = OnceLock::new();
     let simulator = simulator(Family::Genoa);
     let asvk = ASVK.get_or_init(|| simulator.hierarchy.asvk(UnixTime(now())).unwrap().certificate().to_vec());

@@ -11,6 +11,7 @@ mod commands;
 mod crash;
 mod explain;
 mod fairness;
+mod guide;
 mod handshake;
 mod keys;
 mod limits;

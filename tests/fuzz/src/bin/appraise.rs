@@ -18,12 +18,8 @@ mod input;
 const SEPARATOR: &[u8] = b"\n--\n";
 const EVIDENCE: [&str; 4] =
     ["snp/wire/genoa-v3-vcek.json", "snp/wire/turin-v5-nochain.json", "snp/virtee-sev/report_milan.hex", "snp/openanolis/turin-report.bin"];
-const CERTIFICATES: [&str; 4] = [
-    "snp/openanolis/turin-vcek.der",
-    "snp/dstack/sev_snp_vcek.pem",
-    "snp/virtee-sev/cert_chain_milan",
-    "snp/trustee/test-vlek.der",
-];
+const CERTIFICATES: [&str; 4] =
+    ["snp/openanolis/turin-vcek.der", "snp/dstack/sev_snp_vcek.pem", "snp/virtee-sev/cert_chain_milan", "snp/trustee/test-vlek.der"];
 
 fuzz_target!(init: plant(seeds()), |bytes: &[u8]| {
     let at = bytes.windows(SEPARATOR.len()).position(|window| window == SEPARATOR);
