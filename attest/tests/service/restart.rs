@@ -50,7 +50,7 @@ fn a_service_whose_audit_log_was_edited_does_not_start() {
     let refused = crate::support::program(&["serve", "--dir", dir.to_str().unwrap(), "--listen", "127.0.0.1:0"]);
     assert_eq!(refused.status.code(), Some(1));
     let text = crate::support::stderr(&refused);
-    assert!(text.contains("audit entry 2 does not follow") && text.contains("hint: "), "{text}");
+    assert!(text.contains("does not follow from the one before it") && text.contains("hint: "), "{text}");
 }
 
 /// Every way a 32-byte secret might have been written down.

@@ -206,7 +206,8 @@ fn a_restored_backup_is_not_served_before_it_knows_what_was_revoked_since() {
     fails(&verify(&[]), 2, &["--jwks"]);
     assert!(verify(&["--dir", service.path().to_str().unwrap()]).status.success());
     service.start();
-    guest.attest(&service.client()).answer.expect_refusal(403, "revoked");
+    guest.attest(&service.client()).answer.expect_refusal(403, "chip_revoked");
+    assert_eq!(service.show("demo/site-1")["configs"][0]["standing"], "revoked");
     assert_eq!(list(&service, "").number, 3);
     assert_eq!(run_json(&service, &["revocations", "list"])["entries"][1]["reason"], "stolen");
 }
