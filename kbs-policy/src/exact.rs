@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -128,8 +129,7 @@ impl fmt::Display for ExactName {
 pub const MAX_EXACT_VALUES: usize = 256;
 
 /// Lists by name. A name that is absent asks nothing; an empty list is refused, for nothing could ever be in it.
-#[derive(Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(try_from = "BTreeMap<ExactName, Vec<Value>>")]
+#[derive(Clone, Default, PartialEq, Eq, Debug, Serialize)]
 pub struct ExactValues(BTreeMap<ExactName, Vec<Value>>);
 
 /// A list that cannot be one.
@@ -194,6 +194,34 @@ impl TryFrom<BTreeMap<ExactName, Vec<Value>>> for ExactValues {
             }
         }
         Ok(Self(lists))
+    }
+}
+
+impl<'de> Deserialize<'de> for ExactValues {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let lists = d.deserialize_map(OncePerName)?;
+        Self::try_from(lists).map_err(D::Error::custom)
+    }
+}
+
+/// Of a name given twice, which list would count? A plain map would keep the last.
+struct OncePerName;
+
+impl<'de> Visitor<'de> for OncePerName {
+    type Value = BTreeMap<ExactName, Vec<Value>>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a map of names to lists")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Self::Value, A::Error> {
+        let mut lists = BTreeMap::new();
+        while let Some((name, list)) = members.next_entry::<ExactName, Vec<Value>>()? {
+            if lists.insert(name, list).is_some() {
+                return Err(A::Error::custom(format!("`{name}` is given twice")));
+            }
+        }
+        Ok(lists)
     }
 }
 
@@ -276,11 +304,17 @@ mod tests {
             (json!({ "snp_smt_allowed": [1] }), "true or false"),
             (json!({ "snp_launch_measurement": ["AB"] }), "96 lower-case hexadecimal digits"),
             (json!({ "svn": ["1"] }), "unknown variant `svn`"),
-            (json!([]), "expected a map"),
+            (json!([]), "a map of names to lists"),
         ] {
             let error = lists(value).expect_err(says);
             assert!(error.contains(says), "{error}");
         }
+    }
+
+    #[test]
+    fn a_name_given_twice_is_refused() {
+        let twice = serde_json::from_str::<ExactValues>(r#"{"snp_bootloader":[1],"snp_bootloader":[2]}"#);
+        assert!(twice.expect_err("twice").to_string().contains("`snp_bootloader` is given twice"));
     }
 
     #[test]
