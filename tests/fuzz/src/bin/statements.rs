@@ -34,7 +34,7 @@ fn signer() -> Signer {
 /// What a reader gets of a payload that the service signed; the other kind of reader gets nothing.
 fn signed<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(payload: &str, kind: StatementKind) -> Option<T> {
     let raw: &RawValue = serde_json::from_str(payload).ok()?;
-    let text = signer().sign_statement(kind, raw).expect("serializes");
+    let text = signer().sign_statement(kind, &raw).expect("serializes");
     for other in StatementKind::ALL.into_iter().filter(|other| *other != kind) {
         assert!(signer().jwks().check_statement::<serde_json::Value>(&text, other).is_err(), "of another kind");
     }
