@@ -17,6 +17,10 @@ impl fmt::Display for UnixTime {
     }
 }
 
+/// Most extensions a certificate, a revocation list or an entry of one may have; AMD's have at most 11. They are searched one by one, and
+/// whoever sends evidence chooses how many there are.
+pub(crate) const MAX_EXTENSIONS: usize = 64;
+
 /// Bytes that are no certificate this build reads.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -85,11 +89,12 @@ impl Name {
     }
 }
 
-/// The common name, or `(no common name)`; control characters escaped.
+/// The first 80 characters of the common name, or `(no common name)`; control characters escaped. For messages: it is a stranger's word,
+/// and X.520 lets it have 64.
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.common_name() {
-            Some(name) => name.escape_debug().fmt(f),
+            Some(name) => name.chars().take(80).try_for_each(|c| c.escape_debug().fmt(f)),
             None => f.write_str("(no common name)"),
         }
     }
@@ -451,6 +456,9 @@ fn extensions(mut body: Reader<'_>) -> Result<Vec<Extension>, CertificateError> 
         let extension = part("extensions", list.inside(tag::SEQUENCE).and_then(extension))?;
         if found.iter().any(|other| other.oid == extension.oid) {
             return Err(CertificateError::RepeatedExtension);
+        }
+        if found.len() == MAX_EXTENSIONS {
+            return Err(CertificateError::Malformed { part: "number of extensions" });
         }
         found.push(extension);
     }

@@ -4,7 +4,7 @@ use core::fmt;
 use core::ops::Range;
 
 use crate::certificate::{
-    CertificateError, Extension, Name, SignatureAlgorithm, UnixTime, extension, name, part, signature_algorithm, time,
+    CertificateError, Extension, MAX_EXTENSIONS, Name, SignatureAlgorithm, UnixTime, extension, name, part, signature_algorithm, time,
 };
 use crate::der::{Malformed, Reader, tag, unsigned, whole_bits};
 
@@ -234,7 +234,7 @@ fn all(list: &[u8]) -> Result<Vec<Extension>, Malformed> {
     let (mut list, mut found) = (Reader::new(list), Vec::<Extension>::new());
     while !list.is_empty() {
         let extension = list.inside(tag::SEQUENCE).and_then(extension)?;
-        if found.iter().any(|other| other.oid == extension.oid) {
+        if found.len() == MAX_EXTENSIONS || found.iter().any(|other| other.oid == extension.oid) {
             return Err(Malformed);
         }
         found.push(extension);
@@ -257,6 +257,15 @@ mod tests {
         for bad in [&[0x80][..], &[], &[0, 0], &[0, 1]] {
             assert_eq!(Serial::of_integer(bad), Err(Malformed), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn extensions_are_few_and_each_its_own() {
+        let list = |count: u8| (0..count).flat_map(|n| [0x30, 6, 6, 2, 0x2A, n & 0x7F, 4, 0]).collect::<Vec<_>>();
+        let most = u8::try_from(MAX_EXTENSIONS).unwrap();
+        assert_eq!(all(&list(most)).map(|found| found.len()), Ok(MAX_EXTENSIONS));
+        assert_eq!(all(&list(most + 1)).err(), Some(Malformed));
+        assert_eq!(all(&[list(2), list(1)].concat()).err(), Some(Malformed));
     }
 
     proptest! {

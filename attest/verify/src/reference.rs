@@ -14,7 +14,7 @@ coffer_evidence::hex_bytes! {
 /// VCEK may come from anywhere.
 pub const MILAN_RISK: &str = "arXiv 2605.12990";
 
-/// A project's reference values. JSON with these member names; every member but `families` may be left out.
+/// A project's reference values. JSON with these member names; every member but `families` may be left out, and none be `null`.
 ///
 /// Deserialising checks it, see [`ReferenceError`]. Built by hand, it is checked by [`Self::check`]; verification stays closed even
 /// where that was forgotten.
@@ -45,19 +45,20 @@ pub struct ReferenceValues {
     #[serde(default)]
     pub guest_policy: PolicyRules,
     /// FAMILY_ID that the ID block must have.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "not_null")]
     pub family_id: Option<BlockId>,
     /// IMAGE_ID that the ID block must have.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "not_null")]
     pub image_id: Option<BlockId>,
-    /// Lowest GUEST_SVN of the ID block.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// Lowest GUEST_SVN of the ID block. This, `family_id` and `image_id` are the word of whoever signed the block, which is the host
+    /// itself unless `id_keys`, `author_keys` or the enrollment name a key.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "not_null")]
     pub minimum_guest_svn: Option<u32>,
     /// SHA-384 of the ID keys that may sign ID blocks. Left out, none is asked for.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "not_null")]
     pub id_keys: Option<Vec<KeyDigest>>,
     /// SHA-384 of the author keys that may sign ID keys. Left out, none is asked for.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "not_null")]
     pub author_keys: Option<Vec<KeyDigest>>,
     /// Lists of chips.
     #[serde(default)]
@@ -72,13 +73,13 @@ pub struct ReferenceValues {
 #[serde(deny_unknown_fields)]
 pub struct Families {
     /// EPYC 7003. Needs `risk_accepted`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "not_null")]
     pub milan: Option<FamilyValues>,
     /// EPYC 9004 and 8004.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "not_null")]
     pub genoa: Option<FamilyValues>,
     /// EPYC 9005.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "not_null")]
     pub turin: Option<FamilyValues>,
 }
 
@@ -118,13 +119,13 @@ pub struct FamilyValues {
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "strict_firmware")]
     pub minimum_firmware: Option<FirmwareVersion>,
     /// Bits that LAUNCH_MIT_VECTOR must have. A report before version 5 has none of them.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "not_null")]
     pub launch_mitigations: Option<u64>,
     /// Bits that CURRENT_MIT_VECTOR must have. A report before version 5 has none of them.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "not_null")]
     pub current_mitigations: Option<u64>,
     /// [`MILAN_RISK`], for Milan only: whoever takes this family has read why not to.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "not_null")]
     pub risk_accepted: Option<String>,
 }
 
@@ -145,8 +146,13 @@ fn strict_firmware<'de, D: Deserializer<'de>>(d: D) -> Result<Option<FirmwareVer
         minor: u8,
         build: u8,
     }
-    let firmware = Option::<Firmware>::deserialize(d)?;
-    Ok(firmware.map(|Firmware { major, minor, build }| FirmwareVersion { major, minor, build }))
+    let Firmware { major, minor, build } = Firmware::deserialize(d)?;
+    Ok(Some(FirmwareVersion { major, minor, build }))
+}
+
+/// A value. `null` is refused: who writes a member means something by it, and an emptied variable must not lift a requirement.
+fn not_null<'de, D: Deserializer<'de>, T: Deserialize<'de>>(d: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(d).map(Some)
 }
 
 /// What a bit must be.
@@ -253,7 +259,7 @@ pub struct PolicyRules {
     /// Bit 25: the host may not swap or move the guest's pages. Default `any`: firmware before 1.58 does not know it.
     pub page_swap_disabled: BitRule,
     /// Lowest firmware ABI the policy must ask for. Default none: the TCB floor says more.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "not_null")]
     pub minimum_abi: Option<Abi>,
 }
 
@@ -304,7 +310,7 @@ pub struct Abi {
 #[serde(deny_unknown_fields)]
 pub struct ChipLists {
     /// Only these. Left out, every chip that is not denied.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "not_null")]
     pub allow: Option<Vec<ChipId>>,
     /// Never these.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

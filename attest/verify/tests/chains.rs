@@ -119,6 +119,16 @@ fn chains_that_lead_nowhere_are_refused_with_their_fault() {
     }
 }
 
+/// What is logged of a stranger's certificate is bounded, whatever it is called.
+#[test]
+fn a_long_name_makes_no_long_message() {
+    let mut scene = Scene::new(Family::Genoa);
+    scene.spec.common_name = "SEV-VCEK\u{1}".repeat(5000);
+    let reject = scene.verdict().unwrap_err();
+    assert_eq!(reject.rule(), Rule::Chain);
+    assert!(reject.to_string().len() < 1000 && reject.to_string().contains("SEV-VCEK\\u{1}SEV-VCEK"), "{reject}");
+}
+
 #[test]
 fn an_extension_that_is_not_critical_is_passed_over() {
     let mut scene = Scene::new(Family::Genoa);

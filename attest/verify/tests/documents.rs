@@ -118,6 +118,47 @@ fn mistakes_are_named() {
     assert!(serde_json::from_str::<ReferenceValues>(twice).unwrap_err().to_string().contains("duplicate field `genoa`"));
 }
 
+/// An emptied template variable must not lift a requirement.
+#[test]
+fn null_is_no_value() {
+    let good = json!({
+        "report_versions": [3, 5], "signing_keys": ["vcek"], "csp_ids": [], "masked_chip": false, "crl": "required",
+        "families": {
+            "milan": {"tcb_floor": floor(), "risk_accepted": MILAN_RISK},
+            "genoa": {"tcb_floor": floor(), "minimum_firmware": {"major": 1, "minor": 55, "build": 40}},
+            "turin": {"tcb_floor": turin(), "launch_mitigations": 1, "current_mitigations": 63},
+        },
+        "platform": {"smt": "forbidden"},
+        "guest_policy": {"cxl": "any", "minimum_abi": {"major": 1, "minor": 55}},
+        "family_id": "01".repeat(16), "image_id": "02".repeat(16), "minimum_guest_svn": 3,
+        "id_keys": ["cd".repeat(48)], "author_keys": ["cd".repeat(48)],
+        "chips": {"allow": ["ab".repeat(64)], "deny": ["ab".repeat(64)]},
+    });
+    read(&good).unwrap();
+    let mut places = Vec::new();
+    members(&good, "", &mut places);
+    assert!(["/chips/allow", "/guest_policy/minimum_abi", "/families/genoa"].iter().all(|place| places.iter().any(|p| p == place)));
+    for place in places {
+        let mut document = good.clone();
+        *document.pointer_mut(&place).unwrap() = Value::Null;
+        assert!(read(&document).is_err(), "{place}");
+    }
+}
+
+/// JSON pointers of all members and items.
+fn members(value: &Value, at: &str, found: &mut Vec<String>) {
+    let parts: Vec<(String, &Value)> = match value {
+        Value::Object(members) => members.iter().map(|(name, value)| (name.clone(), value)).collect(),
+        Value::Array(items) => items.iter().enumerate().map(|(nth, value)| (nth.to_string(), value)).collect(),
+        _ => return,
+    };
+    for (name, value) in parts {
+        let place = format!("{at}/{name}");
+        members(value, &place, found);
+        found.push(place);
+    }
+}
+
 #[test]
 fn values_built_by_hand_are_checked_the_same() {
     let floor = TcbVersion::default();

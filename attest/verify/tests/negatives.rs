@@ -69,6 +69,8 @@ const CASES: &[(Rule, &str, Spoil)] = &[
         // The last byte of secp384r1's identifier: 1.3.132.0.34 becomes 1.3.132.0.35, P-521.
         s.spoil = Some(|e| replace(&mut entry(e, CertKind::Vcek).data, &[0x2B, 0x81, 4, 0, 0x22], &[0x2B, 0x81, 4, 0, 0x23]));
     }),
+    (Rule::Certificate, "more extensions than any certificate has", |s| s.spec.extra = extensions(64)),
+    (Rule::Certificate, "as many extensions as fit", |s| s.spec.extra = extensions(6000)),
     (Rule::Certificate, "certificate without its TCB", |s| {
         // AMD's arc 1.3.6.1.4.1.3704.1.3.8 (microcode) becomes .3.18, which nobody asks for.
         s.spoil = Some(|e| replace(&mut entry(e, CertKind::Vcek).data, &[0x9C, 0x78, 1, 3, 8], &[0x9C, 0x78, 1, 3, 18]));
@@ -422,6 +424,7 @@ const TURIN_CASES: &[(Rule, &str, Spoil)] = &[
     (Rule::CertificateTcb, "a certificate for another fmc", |s| s.spec.tcb.fmc = Some(2)),
     (Rule::CertificateCurrentTcb, "an older fmc runs", |s| s.fields.current_tcb.fmc = Some(0)),
     (Rule::TcbOrder, "an older fmc is committed", |s| s.fields.committed_tcb.fmc = Some(0)),
+    (Rule::TcbFloor, "a floor without fmc, built by hand", |s| s.family().tcb_floor.fmc = None),
     (Rule::TcbFloor, "an older fmc at launch", |s| s.fields.launch_tcb.fmc = Some(0)),
     (Rule::TcbFloor, "fmc below the floor", |s| s.family().tcb_floor.fmc = Some(2)),
     (Rule::ReservedBytes, "in Turin's TCB", |s| s.bytes = Some(|b| b[0x38 + 4] = 1)),
@@ -429,6 +432,15 @@ const TURIN_CASES: &[(Rule, &str, Spoil)] = &[
     (Rule::Mitigations, "one missing of many", |s| s.family().current_mitigations = Some(127)),
     (Rule::FamilyMismatch, "CPUID of a later family", |s| s.fields.cpuid = Some(Cpuid { family: 0x1A, model: 0x50, stepping: 0 })),
 ];
+
+/// So many extensions that nobody knows, none critical: (OID, critical, value).
+fn extensions(count: u16) -> Vec<(Vec<u8>, bool, Vec<u8>)> {
+    let extension = |n: u16| {
+        let [high, low] = [n >> 7, n & 0x7F].map(|part| u8::try_from(part).unwrap());
+        (vec![0x2A, 3, 0xC0 | high, low], false, vec![])
+    };
+    (0..count).map(extension).collect()
+}
 
 fn mitigated(s: &mut Scene, launch: u64, current: u64) {
     s.fields.version = 5;
