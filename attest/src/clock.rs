@@ -66,7 +66,7 @@ fn numbers<const N: usize>(text: &str, separator: char, lengths: [usize; N]) -> 
 }
 
 const fn is_leap(year: u64) -> bool {
-    year % 4 == 0 && (year % 100 != 0 || year % 400 == 0)
+    year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400))
 }
 
 const fn month_days(year: u64, month: u64) -> u64 {

@@ -7,7 +7,7 @@ use crate::client::Client;
 use crate::clock::rfc3339;
 use crate::failure::Failure;
 
-/// Longest value printed on the line of its name; launch digests and REPORT_DATA fit.
+/// The longest name of a line, and a gap.
 const LABEL_WIDTH: usize = 10;
 
 /// Asks the service and prints.
@@ -67,6 +67,7 @@ fn render(explanation: &Value, reach: &str) -> String {
     }
     for command in explanation["commands"].as_array().into_iter().flatten().filter_map(Value::as_str) {
         let (command, redirection) = command.split_once(" >").map_or((command, String::new()), |(c, to)| (c, format!(" >{to}")));
+        let reach = if command.starts_with("coffer-attest ") { reach } else { "" };
         line("$", Some(&format!("{command}{reach}{redirection}")));
     }
     text

@@ -55,7 +55,8 @@ pub struct Told {
 /// A refusal, ready to be sent.
 #[derive(Debug)]
 pub struct Problem {
-    told: Told,
+    /// Boxed: it is many times an answer's size.
+    told: Box<Told>,
     kind: ErrorKind,
     /// The whole reason, for an admin whose signature held.
     in_full: Option<String>,
@@ -73,7 +74,11 @@ impl Problem {
     /// A refusal that may come in floods: counted, but not logged.
     #[must_use]
     pub fn refuse_quietly(reason: Reason, why: &dyn fmt::Display) -> Self {
-        let told = Told { reason, id: RefusalId::new(), detail: one_line(why), values: None, recorded: false };
+        Self::of(reason, RefusalId::new(), one_line(why))
+    }
+
+    fn of(reason: Reason, id: RefusalId, detail: String) -> Self {
+        let told = Box::new(Told { reason, id, detail, values: None, recorded: false });
         Self { told, kind: reason.kind(), in_full: None, retry_after_s: None }
     }
 
@@ -82,7 +87,7 @@ impl Problem {
     pub fn refuse_as(id: RefusalId, reason: Reason, why: &dyn fmt::Display) -> Self {
         let detail = one_line(why);
         tracing::warn!(%id, code = reason.code(), status = reason.status().as_u16(), "refused: {detail}");
-        Self { told: Told { reason, id, detail, values: None, recorded: false }, kind: reason.kind(), in_full: None, retry_after_s: None }
+        Self::of(reason, id, detail)
     }
 
     /// A refusal towards an admin whose signature held: the text is for them.
@@ -96,8 +101,7 @@ impl Problem {
     pub fn internal(why: &dyn fmt::Display) -> Self {
         let (id, detail) = (RefusalId::new(), one_line(why));
         tracing::error!(%id, "internal error: {detail}");
-        let reason = Reason::Internal;
-        Self { told: Told { reason, id, detail, values: None, recorded: false }, kind: reason.kind(), in_full: None, retry_after_s: None }
+        Self::of(Reason::Internal, id, detail)
     }
 
     /// When asking again makes sense.
@@ -129,9 +133,11 @@ impl Problem {
     /// The body. Whoever speaks the protocol otherwise than this service is told what is spoken here: the table of reasons says
     /// it to everybody, and a stock client prints nothing else.
     fn information(&self) -> ErrorInformation {
-        let Told { reason, id, .. } = &self.told;
+        let Told { reason, id, .. } = &*self.told;
         let mut body = match Refusal::new(reason.code(), id.as_str()) {
-            Some(refusal) if reason.status() == StatusCode::BAD_REQUEST => ErrorInformation::explained(self.kind, &refusal, reason.meaning()),
+            Some(refusal) if reason.status() == StatusCode::BAD_REQUEST => {
+                ErrorInformation::explained(self.kind, &refusal, reason.meaning())
+            }
             Some(refusal) => ErrorInformation::new(self.kind, &refusal),
             // Every code and 16 hexadecimal digits make a refusal: tests of `reason` and below.
             None => ErrorInformation { kind: String::new(), detail: reason.code().to_owned() },
@@ -197,7 +203,7 @@ impl IntoResponse for Problem {
         if let Some(seconds) = self.retry_after_s.map(HeaderValue::from).or_else(|| retry_after(self.told.reason)) {
             response.headers_mut().insert(RETRY_AFTER, seconds);
         }
-        response.extensions_mut().insert(self.told);
+        response.extensions_mut().insert(*self.told);
         response
     }
 }
