@@ -9,6 +9,7 @@ mod clock;
 mod collateral;
 mod collateral_cli;
 mod config;
+mod confine;
 mod explain;
 mod failure;
 mod http;
@@ -37,6 +38,10 @@ use cli::{Cli, Command};
 use failure::OrFail;
 
 fn main() -> ExitCode {
+    if confine::is_worker() {
+        return confine::be_worker();
+    }
+    confine::start();
     let cli = Cli::parse();
     let done = memory::keep_private().or_fail("cannot turn off core dumps").and_then(|()| match &cli.command {
         Command::Init(args) => init::run(args),

@@ -7,6 +7,7 @@
 //! compiled in, and naming one is an error when the policy is loaded.
 #![forbid(unsafe_code)]
 
+mod confined;
 mod exact;
 mod input;
 mod question;
@@ -15,6 +16,7 @@ mod upload;
 
 use coffer_verify::RootOfTrust;
 
+pub use confined::{MAX_FRAME_BYTES, Sandbox, confine, read_frame, work, write_frame};
 pub use exact::{ExactError, ExactName, ExactValues, MAX_EXACT_VALUES, NotListed};
 pub use input::{EvidenceFacts, Record, Resource, TokenRequest};
 pub use question::{EVALUATION_LIMIT, MAX_POLICY_BYTES, PolicyError, QuestionName};
@@ -102,7 +104,7 @@ impl Policy {
         let load = |name, builtin, project: Option<&str>| {
             let mut questions = vec![(Origin::BuiltIn, Question::compile(name, builtin)?)];
             if let Some(text) = project {
-                questions.push((Origin::Project, Question::compile(name, text)?));
+                questions.push((Origin::Project, Question::project(name, text)?));
             }
             Ok(questions)
         };
@@ -110,7 +112,7 @@ impl Policy {
             root_of_trust: root_of_trust.to_string(),
             release: load(QuestionName::Release, include_str!("../release.rego"), project.release)?,
             token: load(QuestionName::Token, include_str!("../token.rego"), project.token)?,
-            stock: project.stock.map(|text| Question::compile(QuestionName::Stock, text)).transpose()?,
+            stock: project.stock.map(|text| Question::project(QuestionName::Stock, text)).transpose()?,
         })
     }
 

@@ -8,6 +8,7 @@ use regorus::utils::limits::ExecutionTimerConfig;
 use regorus::{Engine, Value};
 use serde::{Deserialize, Serialize};
 
+use crate::confined::Confined;
 use crate::input::{EvidenceFacts, Record, Resource, TokenRequest};
 
 /// The longest policy text read. The built-in ones are under 2 KiB.
@@ -26,7 +27,7 @@ const FORBIDDEN: [&str; 10] =
     ["http.", "net.", "opa.", "rand.", "time.", "uuid.", "io.", "trace(", "numbers.range(", "numbers.range_step("];
 
 /// Which question a rego file answers.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum QuestionName {
     /// May this verified evidence have this resource?
@@ -38,7 +39,7 @@ pub enum QuestionName {
 }
 
 impl QuestionName {
-    const fn package(self) -> &'static str {
+    pub(crate) const fn package(self) -> &'static str {
         match self {
             Self::Release => "data.coffer.release",
             Self::Token => "data.coffer.token",
@@ -76,6 +77,14 @@ pub enum PolicyError {
         question: QuestionName,
         /// What it names.
         builtin: &'static str,
+    },
+    /// It took more memory or time than a policy gets, before it was asked anything that matters.
+    #[error("{question}.rego does not stay within its bounds: {detail}")]
+    Bounds {
+        /// Which policy.
+        question: QuestionName,
+        /// Which bound.
+        detail: String,
     },
     /// It does not parse.
     #[error("{question}.rego does not compile: {detail}")]
@@ -137,10 +146,17 @@ impl<'a> Input<'a> {
 
 /// A compiled policy.
 pub(crate) struct Question {
-    /// Prepared by the evaluation of the empty input. Cloned for each request, so that no state passes on; a clone shares the
-    /// compiled rules and costs some microseconds.
-    engine: Engine,
+    place: Place,
     rule: String,
+}
+
+/// Where a policy is evaluated.
+enum Place {
+    /// Ours, or anybody's where there is no sandbox. Prepared by the evaluation of the empty input. Cloned for each request, so
+    /// that no state passes on; a clone shares the compiled rules and costs some microseconds.
+    Here(Box<Engine>),
+    /// A project's, in the sandbox.
+    There(Confined),
 }
 
 impl fmt::Debug for Question {
@@ -150,13 +166,18 @@ impl fmt::Debug for Question {
 }
 
 impl Question {
+    /// Compiles a project's policy, in the sandbox if this process has one.
+    pub(crate) fn project(question: QuestionName, text: &str) -> Result<Self, PolicyError> {
+        check_text(question, text)?;
+        match Confined::load(question, text) {
+            Some(loaded) => Ok(Self { place: Place::There(loaded?), rule: rule(question) }),
+            None => Self::compile(question, text),
+        }
+    }
+
+    /// Compiles a policy here.
     pub(crate) fn compile(question: QuestionName, text: &str) -> Result<Self, PolicyError> {
-        if text.len() > MAX_POLICY_BYTES {
-            return Err(PolicyError::TooLong { question, got: text.len() });
-        }
-        if let Some(builtin) = FORBIDDEN.into_iter().find(|name| names(text, name)) {
-            return Err(PolicyError::Forbidden { question, builtin });
-        }
+        check_text(question, text)?;
         let mut engine = Engine::new();
         engine.set_execution_timer_config(ExecutionTimerConfig { limit: EVALUATION_LIMIT, check_interval: CHECK_INTERVAL });
         engine.set_strict_builtin_errors(true);
@@ -166,10 +187,9 @@ impl Question {
         if package != question.package() {
             return Err(PolicyError::Package { question, got: package, expected: question.package() });
         }
-        let rule = format!("{}.allow", question.package());
-        let compiled = Self { engine, rule };
-        match compiled.evaluate(Value::new_object()) {
-            Ok((false, engine)) => Ok(Self { engine, ..compiled }),
+        let rule = rule(question);
+        match evaluate(engine, &rule, Value::new_object()) {
+            Ok((false, engine)) => Ok(Self { place: Place::Here(Box::new(engine)), rule }),
             Ok((true, _)) => Err(PolicyError::NotClosed { question, detail: "it allows it".into() }),
             Err(detail) => Err(PolicyError::NotClosed { question, detail }),
         }
@@ -182,27 +202,49 @@ impl Question {
     }
 
     pub(crate) fn ask_json(&self, input: &str) -> Result<bool, String> {
+        let engine = match &self.place {
+            Place::Here(engine) => (**engine).clone(),
+            Place::There(confined) => return confined.ask(input, None),
+        };
         let input = Value::from_json_str(input).map_err(|error| short(&error))?;
-        self.evaluate(input).map(|(allow, _)| allow)
+        evaluate(engine, &self.rule, input).map(|(allow, _)| allow)
     }
 
     /// The same with documents of `data`, as the stock service passes them. `data` is of this one request: rules are scheduled
     /// anew for it, which costs more than [`Self::ask`].
     pub(crate) fn ask_with_data(&self, input: &str, data: &str) -> Result<bool, String> {
+        let mut engine = match &self.place {
+            Place::Here(engine) => (**engine).clone(),
+            Place::There(confined) => return confined.ask(input, Some(data)),
+        };
         let input = Value::from_json_str(input).map_err(|error| short(&error))?;
-        let mut asked = Self { engine: self.engine.clone(), rule: self.rule.clone() };
-        asked.engine.add_data_json(data).map_err(|error| short(&error))?;
-        asked.evaluate(input).map(|(allow, _)| allow)
+        engine.add_data_json(data).map_err(|error| short(&error))?;
+        evaluate(engine, &self.rule, input).map(|(allow, _)| allow)
     }
+}
 
-    fn evaluate(&self, input: Value) -> Result<(bool, Engine), String> {
-        let mut engine = self.engine.clone();
-        engine.set_input(input);
-        match engine.eval_rule(self.rule.clone()) {
-            Ok(Value::Bool(allow)) => Ok((allow, engine)),
-            Ok(other) => Err(format!("`allow` is {}", short(&other))),
-            Err(error) => Err(short(&error)),
-        }
+fn rule(question: QuestionName) -> String {
+    format!("{}.allow", question.package())
+}
+
+/// What the text alone shows.
+fn check_text(question: QuestionName, text: &str) -> Result<(), PolicyError> {
+    if text.len() > MAX_POLICY_BYTES {
+        return Err(PolicyError::TooLong { question, got: text.len() });
+    }
+    match FORBIDDEN.into_iter().find(|name| names(text, name)) {
+        Some(builtin) => Err(PolicyError::Forbidden { question, builtin }),
+        None => Ok(()),
+    }
+}
+
+fn evaluate(mut engine: Engine, rule: &str, input: Value) -> Result<(bool, Engine), String> {
+    engine.set_input(input);
+    match engine.eval_rule(rule.to_owned()) {
+        Ok(Value::Bool(allow)) => Ok((allow, engine)),
+        // Only its kind: what it is may be too large to write down.
+        Ok(_) => Err("`allow` is neither true nor false".to_owned()),
+        Err(error) => Err(short(&error)),
     }
 }
 

@@ -4,6 +4,7 @@
 mod admin;
 mod admins;
 mod attacks;
+mod bounds;
 mod audit;
 mod captured;
 mod collateral;
