@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Times `coffer build` against the shell pipeline it replaces, one after the other on the same archive, and prints the ratio.
+# Times `coffer build` against the shell pipeline it replaces, one after the other on the same archive, and prints the ratio; then
+# puts load on `coffer-attest serve` and prints handshakes per second per core.
 #   usage: bench.sh [ARCHIVE.tar]     (built programs; 12 GB free; never fails on time)
 set -euo pipefail
 repo=$(cd "$(dirname "$0")/.." && pwd)
@@ -40,3 +41,7 @@ total=0
 echo "Coffer"
 timed "coffer build (bundle and tgz)" coffer build --base base -o out cc_site-1.yml
 awk -v ours="$total" -v shell="$shell" 'BEGIN { printf "ratio %.3f (wanted: at most 0.1)\n", ours / shell }'
+
+echo
+cd "$repo"
+cargo bench --quiet --locked -p coffer-attest --bench load
