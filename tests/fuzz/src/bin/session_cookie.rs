@@ -76,7 +76,7 @@ fn made() -> Vec<Vec<u8>> {
     let facts = serde_json::json!({
         "root_of_trust": "amd-sev-snp", "family": "genoa", "chip_id": hex(64), "host_data": hex(32), "launch_digest": hex(48),
         "report_id": hex(32), "report_version": 3, "guest_svn": 0, "author_key_digest": null, "debug_allowed": false,
-        "migration_allowed": false, "smt_allowed": true, "single_socket": false, "platform_info": 1,
+        "migration_allowed": false, "smt_allowed": true, "single_socket": false, "abi_major": 1, "abi_minor": 58, "platform_info": 1,
         "reported_tcb": { "fmc": null, "bootloader": 9, "tee": 0, "snp": 21, "microcode": 72 },
         "launch_mit_vector": null, "current_mit_vector": null,
     });
@@ -86,7 +86,8 @@ fn made() -> Vec<Vec<u8>> {
         "root_of_trust": "amd-sev-snp", "instance": hex(32), "family": "genoa", "gpu": "none", "purpose": "boot",
     });
     let attested = serde_json::json!({
-        "epoch": EPOCH, "expires_at": NOW + 300, "tee_pubkey": { "kty": "EC" }, "coffer": coffer, "facts": facts, "id": "a-1",
+        "epoch": EPOCH, "expires_at": NOW + 300, "tee_pubkey": { "kty": "EC" }, "coffer": coffer, "facts": facts, "values_tag": hex(8),
+        "id": "a-1",
     });
     assert!(Attested::deserialize(&attested).is_ok(), "the seed has today's members");
     // The largest key a client may have.
