@@ -18,7 +18,7 @@ const PRUNE_EVERY: i64 = 256;
 /// Certificates that no row needs any more are dropped more rarely: it takes a look at every row.
 const PRUNE_CERTIFICATES_EVERY: i64 = 16 * PRUNE_EVERY;
 
-/// Tables of decisions.
+/// Tables of decisions. No index by project: a dry run reads some ten thousand rows, and every decision would pay for it.
 pub(super) const SCHEMA: &str = "
 CREATE TABLE decisions (
   seq          INTEGER PRIMARY KEY,
@@ -32,7 +32,6 @@ CREATE TABLE decisions (
   report       BLOB,
   certificates BLOB
 ) STRICT;
-CREATE INDEX decisions_by_project ON decisions (project, seq);
 CREATE INDEX decisions_by_id ON decisions (id, seq);
 CREATE TABLE decision_certificates (digest BLOB PRIMARY KEY, entries BLOB NOT NULL) STRICT;
 ";
@@ -185,4 +184,81 @@ fn decision_row(row: &Row<'_>) -> rusqlite::Result<Result<Decision, StoreError>>
         })
     };
     Ok(read())
+}
+
+#[cfg(test)]
+mod tests {
+    use coffer_evidence::CertKind;
+    use coffer_manifest::RootOfTrust;
+
+    use super::*;
+    use crate::kek::Kek;
+    use crate::store::{Entry, Event, Subject};
+
+    fn evidence(chip: u8) -> SnpEvidence {
+        let mut report = [0; Report::LEN];
+        (report[0], report[0x34], report[0x188]) = (3, 1, 0x19);
+        let certificates = vec![CertEntry { kind: CertKind::Vcek, data: vec![chip; 1300] }];
+        SnpEvidence { report: Report::parse(&report).unwrap(), certificates }
+    }
+
+    fn store(dir: &tempfile::TempDir) -> Store {
+        let path = dir.path().join("db");
+        let store = Store::create(&path, Kek::generate().unwrap(), RootOfTrust::AmdSevSnp, None).unwrap();
+        store.db.pragma_update(None, "synchronous", "OFF").unwrap();
+        store
+    }
+
+    fn entry(n: u32, project: &str, chip: u8) -> Entry {
+        let request = TokenRequest { kind: "kbs".to_owned(), bound_key: false, purpose: None };
+        let subject = Subject {
+            project: Some(project.parse().unwrap()),
+            site: Some("site-1".parse().unwrap()),
+            host_data: Some(HostData::new([7; 32])),
+        };
+        Entry::new(u64::from(n), Event::Attest, &format!("{n:016x}"), "ok", String::new(), subject)
+            .with_basis(Basis { asked: Asked::Token(request), evidence: Some(evidence(chip)) })
+    }
+
+    #[test]
+    fn a_decision_comes_back_with_its_evidence_by_project_and_by_id() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(&dir);
+        for n in 0..6 {
+            store.record(entry(n, if n % 2 == 0 { "even" } else { "odd" }, 1)).unwrap();
+        }
+        let even: ProjectName = "even".parse().unwrap();
+        let ids = |decisions: Vec<Decision>| decisions.iter().map(|decision| decision.at).collect::<Vec<_>>();
+        assert_eq!(ids(store.decisions(Some(&even), 2).unwrap()), [4, 2]);
+        assert_eq!(ids(store.decisions(None, 3).unwrap()), [5, 4, 3]);
+        let again = store.attestation("0000000000000003").unwrap().unwrap();
+        assert_eq!((again.evidence, again.code.as_str()), (Some(evidence(1)), "ok"));
+        assert_eq!(store.attestation("0000000000000009").unwrap(), None);
+        // The basis is beside the log, not in it.
+        assert_eq!(store.check_audit().unwrap().0, 6);
+    }
+
+    #[test]
+    fn the_newest_are_kept_and_certificates_once_for_all_their_reports() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(&dir);
+        let count = |table: &str| -> u32 { store.db.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0)).unwrap() };
+        let (kept, every) = (KEPT_DECISIONS, u32::try_from(PRUNE_CERTIFICATES_EVERY).unwrap());
+        for n in 0..kept + 2 * every {
+            // The first chip's certificates are of rows that will be gone.
+            store.record(entry(n, "demo", if n < 10 { 1 } else { 2 })).unwrap();
+        }
+        assert!((kept..=kept + u32::try_from(PRUNE_EVERY).unwrap()).contains(&count("decisions")), "{}", count("decisions"));
+        assert_eq!(count("decision_certificates"), 1);
+        assert_eq!(store.decisions(None, 1).unwrap()[0].at, u64::from(kept + 2 * every - 1));
+    }
+
+    #[test]
+    fn an_entry_whose_basis_cannot_be_kept_is_not_recorded_either() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(&dir);
+        store.db.execute_batch("DROP TABLE decision_certificates").unwrap();
+        assert!(store.record(entry(1, "demo", 1)).is_err());
+        assert_eq!(store.check_audit().unwrap().0, 0, "both or neither");
+    }
 }
