@@ -169,7 +169,12 @@ fn refuse_change(
     why: &dyn std::fmt::Display,
     (project, site, host_data): (&ProjectName, &SiteName, Option<HostData>),
 ) -> Problem {
-    let subject = Subject { project: Some(project.clone()), site: Some(site.clone()), host_data };
+    // Into another tenant's records nobody writes: there it is this admin's own project's affair.
+    let subject = if admin.sees(project) {
+        Subject { project: Some(project.clone()), site: Some(site.clone()), host_data }
+    } else {
+        Subject { project: admin.project.clone(), ..Subject::default() }
+    };
     let entry = Entry::new(unix_now(), Event::Refuse, &admin.name, reason.code(), why.to_string(), subject);
     match service.store().record(entry) {
         Ok(()) => Problem::tell(reason, why),

@@ -7,7 +7,7 @@ use axum::extract::{ConnectInfo, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, SET_COOKIE};
 use axum::http::HeaderMap;
 use axum::response::IntoResponse;
-use coffer_evidence::{HostData, ReportData, ReportFields, SnpEvidence};
+use coffer_evidence::{HostData, ReportData, SnpEvidence};
 use coffer_kbs_policy::EvidenceFacts;
 use coffer_protocol::{Attestation, Purpose, TokenResponse};
 use coffer_verify::Reject;
@@ -54,7 +54,6 @@ fn decide(service: &Service, peer: IpAddr, cookie: &str, attestation: &Attestati
     let site = service.store.site(&host_data).map_err(|e| Problem::internal(&e))?;
     let enrolled = site.as_ref().is_some_and(|site| site.standing == Standing::Active);
     let Completed { evidence, is_new } = service.collateral().complete(evidence, enrolled.then_some(peer)).map_err(Problem::from)?;
-    let fields = evidence.report.fields();
     let runtime_data = &attestation.runtime_data;
     let report_data = runtime_data.report_data(&attestation.additional_evidence).map_err(|e| Problem::internal(&e))?;
     let report_data = ReportData::new(*report_data.as_bytes());
@@ -65,7 +64,7 @@ fn decide(service: &Service, peer: IpAddr, cookie: &str, attestation: &Attestati
     let verified = service
         .judge
         .appraise(&evidence, report_data, site.as_deref(), now)
-        .map_err(|refused| record_refusal(service, &refused, fields, site.as_deref(), basis(), now))?;
+        .map_err(|refused| record_refusal(service, &refused, &evidence, site.as_deref(), basis(), now))?;
     let Some(site) = site else {
         // `verify` has just compared the report with this very record.
         return Err(Problem::internal(&"evidence verified without an enrollment"));
@@ -74,11 +73,12 @@ fn decide(service: &Service, peer: IpAddr, cookie: &str, attestation: &Attestati
         service.collateral().remember(&evidence);
     }
     let facts = EvidenceFacts::of(&verified);
+    // Before its project's own rego is asked, which may take a while each time.
+    service.take_decision(Holder::Site(host_data))?;
     service
         .judge
         .may_attest(&facts, &site, runtime_data.coffer())
-        .map_err(|refused| record_refusal(service, &refused, fields, Some(&site), basis(), now))?;
-    service.take_decision(Holder::Site(host_data))?;
+        .map_err(|refused| record_refusal(service, &refused, &evidence, Some(&site), basis(), now))?;
     let id = RefusalId::new();
     let Issued { token, coffer } =
         service.judge.issue(&verified, &site.record, runtime_data, id.as_str(), now).map_err(|e| Problem::internal(&e))?;
@@ -89,7 +89,7 @@ fn decide(service: &Service, peer: IpAddr, cookie: &str, attestation: &Attestati
         let site = service.store().site(&host_data).map_err(|e| Problem::internal(&e))?;
         let since = site.as_ref().and_then(|site| revoked(site, now)).or_else(|| revoked_since(&service.revocations(), &facts));
         return Err(match since {
-            Some(refused) => record_refusal(service, &refused, fields, site.as_ref(), basis(), now),
+            Some(refused) => record_refusal(service, &refused, &evidence, site.as_ref(), basis(), now),
             None => Problem::internal(&"an enrollment went away without a revocation"),
         });
     }
@@ -169,7 +169,7 @@ fn purpose(attestation: &Attestation) -> Purpose {
 fn record_refusal(
     service: &Service,
     refused: &Refused,
-    report: &ReportFields,
+    evidence: &SnpEvidence,
     site: Option<&Site>,
     basis: Basis,
     now: u64,
@@ -178,8 +178,8 @@ fn record_refusal(
     if !refused.authenticated {
         return Problem::refuse_as(id, refused.reason, &refused.detail).with_values(refused.values.clone());
     }
-    let host_data = report.host_data;
-    if let Err(too_often) = service.take_decision(Holder::of_refused(report.chip_id, host_data)) {
+    let host_data = evidence.report.fields().host_data;
+    if let Err(too_often) = service.take_decision(Holder::of_refused(evidence)) {
         return too_often;
     }
     let entry = Entry::new(now, Event::Refuse, id.as_str(), refused.reason.code(), refused.detail.clone(), subject(host_data, site))

@@ -102,7 +102,8 @@ pub async fn explain(
             // A stranger's refusal is no project's.
             service.refusals.find(&id).filter(|_| signed.admin.project.is_none()).map(Explanation::of_unrecorded)
         } else {
-            Explanation::of_entries(&id, entries).filter(|explanation| may_see(&signed.admin, explanation.project.as_ref()))
+            let seen = entries.into_iter().filter(|entry| may_see(&signed.admin, entry.project.as_ref())).collect();
+            Explanation::of_entries(&id, seen)
         };
         found.map(Json).ok_or_else(unknown)
     })

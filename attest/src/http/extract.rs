@@ -14,7 +14,7 @@ use coffer_token::UnixTime;
 use coffer_token::admin::{self, AdminKey, Call};
 
 use super::problem::Problem;
-use super::{Service, blocking};
+use super::{Holder, Service, blocking};
 use crate::clock::unix_now;
 use crate::reason::Reason;
 use crate::session::find_cookie;
@@ -179,6 +179,10 @@ fn authenticate(service: &Service, token: &str, call: &Call<'_>) -> Result<Admin
 
 /// The signature holds, so this goes into the audit log: somebody has the key of a revoked admin.
 pub(super) fn refuse_revoked(service: &Service, admin: &Admin, at: u64, call: &str) -> Problem {
+    // Somebody who has the key and goes on would fill the log for good.
+    if let Err(too_often) = admin.kid.parse().map_err(|e| Problem::internal(&e)).and_then(|kid| service.take_decision(Holder::Revoked(kid))) {
+        return too_often;
+    }
     let why = format!("admin `{}` was revoked at {at}; the call was {call}", admin.name);
     let subject = Subject { project: admin.project.clone(), ..Subject::default() };
     let entry = Entry::new(unix_now(), Event::Refuse, &admin.name, Reason::AdminRevoked.code(), why.clone(), subject);

@@ -9,7 +9,9 @@ use std::fmt;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-use coffer_evidence::{ChipId, HostData};
+use coffer_evidence::{CertKind, Certificate, ChipId, HostData, SigningKey, SnpEvidence};
+use coffer_manifest::Sha256Digest;
+use coffer_token::Jkt;
 
 /// Holders remembered at most. Each is a site that is enrolled or a genuine processor, and is forgotten once its bucket is full
 /// again, so this many would have to come within minutes.
@@ -22,14 +24,29 @@ pub enum Holder {
     Site(HostData),
     /// A processor: it signed evidence that was refused.
     Chip(ChipId),
+    /// The same, where the report does not name it (VLEK, or a masked chip id: all zero): digest of the certificate of the key.
+    Key(Sha256Digest),
+    /// An admin who was revoked and still calls, by the id of the key.
+    Revoked(Jkt),
 }
 
 impl Holder {
-    /// Who answers for evidence that was refused though its signature holds. Where the processor is not named (VLEK, or a masked
-    /// chip id: all zero), the HOST_DATA has to do.
+    /// Who answers for evidence that was refused though its signature holds: never the HOST_DATA, which any host may name.
     #[must_use]
-    pub fn of_refused(chip_id: ChipId, host_data: HostData) -> Self {
-        if chip_id.as_bytes().iter().all(|byte| *byte == 0) { Self::Site(host_data) } else { Self::Chip(chip_id) }
+    pub fn of_refused(evidence: &SnpEvidence) -> Self {
+        let chip_id = evidence.report.fields().chip_id;
+        if chip_id.as_bytes().iter().any(|byte| *byte != 0) {
+            return Self::Chip(chip_id);
+        }
+        let label = match evidence.report.fields().key_info.signing_key() {
+            SigningKey::Vlek => CertKind::Vlek,
+            _ => CertKind::Vcek,
+        };
+        // The entry that was verified, and its DER whatever text it came as: nothing beside it makes another holder of one key.
+        let of_keys = || evidence.certificates.iter().filter(|entry| matches!(entry.kind, CertKind::Vcek | CertKind::Vlek));
+        let entry = of_keys().find(|entry| entry.kind == label).or_else(|| of_keys().next());
+        let certificate = entry.and_then(|entry| Certificate::from_der_or_pem(&entry.data).ok());
+        Self::Key(Sha256Digest::of(certificate.as_ref().map_or(&[], Certificate::as_der)))
     }
 }
 
@@ -38,6 +55,8 @@ impl fmt::Display for Holder {
         match self {
             Self::Site(host_data) => write!(f, "site config {host_data}"),
             Self::Chip(chip_id) => write!(f, "processor {chip_id}"),
+            Self::Key(digest) => write!(f, "key of certificate {digest}"),
+            Self::Revoked(kid) => write!(f, "revoked admin key {kid}"),
         }
     }
 }
@@ -92,7 +111,11 @@ impl HolderBound {
 mod tests {
     use std::time::Duration;
 
+    use coffer_evidence::{CertEntry, Family, GuestPolicy, LaunchDigest, ReportData};
+    use coffer_simulator::{Asp, Guest, Hierarchy};
+
     use super::*;
+    use crate::clock::unix_now;
 
     fn site(n: u32) -> Holder {
         let mut bytes = [7; 32];
@@ -112,11 +135,28 @@ mod tests {
 
     #[test]
     fn a_refusal_is_the_processors_whatever_site_it_names() {
-        let chip = ChipId::new([9; 64]);
+        let time = coffer_evidence::UnixTime(unix_now());
+        let hierarchy = Hierarchy::generate(Family::Genoa, time).unwrap();
+        let (asp, another) = (Asp::new(&hierarchy, time).unwrap(), Asp::new(&hierarchy, time).unwrap());
         let (one, other) = (HostData::new([1; 32]), HostData::new([2; 32]));
-        assert_eq!(Holder::of_refused(chip, one), Holder::of_refused(chip, other));
-        assert_ne!(Holder::of_refused(chip, one), Holder::Site(one));
-        assert_eq!(Holder::of_refused(ChipId::new([0; 64]), one), Holder::Site(one));
+        let evidence = |asp: &Asp, host_data, masked: bool| {
+            let guest = Guest::launch(LaunchDigest::new([1; 48]), host_data, GuestPolicy(0x3_0000)).unwrap();
+            let mut fields = asp.fields(&guest, ReportData::new([3; 64]), 0);
+            if masked {
+                fields.chip_id = ChipId::new([0; 64]);
+            }
+            asp.evidence_of(&fields).unwrap()
+        };
+        for masked in [false, true] {
+            let holder = |asp, host_data| Holder::of_refused(&evidence(asp, host_data, masked));
+            assert_eq!(holder(&asp, one), holder(&asp, other));
+            assert_ne!(holder(&asp, one), holder(&another, one), "another processor");
+            assert!(!matches!(holder(&asp, one), Holder::Site(_)));
+        }
+        // What a host puts beside the certificate that counts makes nobody else of it.
+        let mut padded = evidence(&asp, one, true);
+        padded.certificates.insert(0, CertEntry { kind: CertKind::Vlek, data: evidence(&another, one, true).certificates[0].data.clone() });
+        assert_eq!(Holder::of_refused(&padded), Holder::of_refused(&evidence(&asp, one, true)));
     }
 
     #[test]

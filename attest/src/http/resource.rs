@@ -13,7 +13,7 @@ use axum::http::HeaderMap;
 use axum::response::IntoResponse;
 use coffer_evidence::HostData;
 use coffer_kbs_policy::EvidenceFacts;
-use coffer_manifest::ResourcePath;
+use coffer_manifest::{ProjectName, ResourcePath};
 use coffer_protocol::{ClientKey, ErrorKind, SealRandom, seal};
 use coffer_token::CofferClaims;
 use coffer_verify::Rule;
@@ -46,7 +46,7 @@ enum Wanted {
     /// A secret of an enrollment.
     Secret(ResourcePath),
     /// A resource that a stock tool stored: first segment, and the rest.
-    Stock(String, StockPath),
+    Stock(ProjectName, StockPath),
 }
 
 impl Wanted {
@@ -54,7 +54,7 @@ impl Wanted {
     fn parse((project, site, tag): (String, String, String)) -> Option<Self> {
         match format!("{project}/{site}/{tag}").parse() {
             Ok(path) => Some(Self::Secret(path)),
-            Err(_) => format!("{site}/{tag}").parse().ok().map(|path| Self::Stock(project, path)),
+            Err(_) => Some(Self::Stock(project.parse().ok()?, format!("{site}/{tag}").parse().ok()?)),
         }
     }
 }
