@@ -2,31 +2,24 @@
 #![forbid(unsafe_code)]
 
 mod bounded;
-mod appraise;
 mod cli;
-mod client;
 mod clock;
 mod collateral;
-mod collateral_cli;
+mod command;
 mod config;
 mod confine;
-mod explain;
 mod failure;
 mod http;
-mod init;
 mod judge;
 mod kek;
 mod layout;
 mod live;
 mod memory;
 mod net;
-mod operate;
 mod policy;
 mod reason;
 mod revocation;
-mod serve;
 mod session;
-mod site;
 mod store;
 mod tls;
 mod token_keys;
@@ -44,20 +37,20 @@ fn main() -> ExitCode {
     confine::start();
     let cli = Cli::parse();
     let done = memory::keep_private().or_fail("cannot turn off core dumps").and_then(|()| match &cli.command {
-        Command::Init(args) => init::run(args),
-        Command::Serve(args) => serve::run(args),
-        Command::Site { command } => site::run(command),
-        Command::Policy { command } => policy::command::run(command),
-        Command::Collateral { command } => collateral_cli::run(command),
-        Command::Explain(args) => explain::run(args),
-        Command::Appraise(args) => appraise::run(args),
+        Command::Init(args) => command::init::run(args),
+        Command::Serve(args) => command::serve::run(args),
+        Command::Site { command } => command::site::run(command),
+        Command::Policy { command } => command::policy::run(command),
+        Command::Collateral { command } => command::collateral::run(command),
+        Command::Explain(args) => command::explain::run(args),
+        Command::Appraise(args) => command::appraise::run(args),
         Command::Reasons(args) => reason::print(args),
-        Command::Revoke(args) => operate::revocation::revoke(args),
-        Command::Revocations { command } => operate::revocation::run(command),
-        Command::Admin { command } => operate::admin::run(command),
-        Command::Keys { command } => operate::keys::run(command),
-        Command::Audit { command } => operate::audit::run(command),
-        Command::Status(args) => operate::status::run(args),
+        Command::Revoke(args) => command::revocation::revoke(args),
+        Command::Revocations { command } => command::revocation::run(command),
+        Command::Admin { command } => command::admin::run(command),
+        Command::Keys { command } => command::keys::run(command),
+        Command::Audit { command } => command::audit::run(command),
+        Command::Status(args) => command::status::run(args),
     });
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -3,7 +3,6 @@
 //! Requests read compiled policies from memory ([`Policies::of`]). A change is parsed, tried and compiled first, then written in
 //! place of the version its author looked at, then shown to everybody at once; a change that fails at any step leaves the old one.
 
-pub mod command;
 mod document;
 mod dry_run;
 pub mod stock_body;

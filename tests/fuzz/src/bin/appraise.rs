@@ -12,7 +12,7 @@ use crate::input::{Form, Given};
 #[path = "../../../../attest/src/failure.rs"]
 #[allow(dead_code)]
 mod failure;
-#[path = "../../../../attest/src/appraise/input.rs"]
+#[path = "../../../../attest/src/command/appraise/input.rs"]
 mod input;
 
 const SEPARATOR: &[u8] = b"\n--\n";

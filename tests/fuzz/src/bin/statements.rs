@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
 #[allow(dead_code, reason = "the program uses all of it")]
-#[path = "../../../../attest/src/operate/chain.rs"]
+#[path = "../../../../attest/src/command/audit_chain.rs"]
 mod chain;
 
 fuzz_target!(init: plant(made()), |bytes: &[u8]| {

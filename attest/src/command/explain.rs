@@ -2,8 +2,8 @@
 
 use serde_json::Value;
 
+use super::client::Client;
 use crate::cli::{Access, Explain};
-use crate::client::Client;
 use crate::clock::rfc3339;
 use crate::failure::Failure;
 

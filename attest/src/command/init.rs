@@ -9,17 +9,17 @@ use serde_json::json;
 use zeroize::Zeroizing;
 
 use crate::cli;
+use crate::clock::unix_now;
 use crate::config::initial_text;
 use crate::failure::{Failure, OrFail};
 use crate::kek::{Kek, random};
 use crate::layout::{Layout, LayoutError, NewFolder, read_small, write_new};
-use crate::clock::unix_now;
 use crate::policy::Checked;
 use crate::store::{Admin, NewPolicy, PolicyChange, PolicyOwner, Scope, ServiceKey, Store, check_name};
 use crate::tls::make_certificates;
 
 /// The default policy of a simulated service: what the simulator's platforms report at least; Milan stays off there too.
-const SIMULATED_POLICY: &[u8] = include_bytes!("policy/simulated.json");
+const SIMULATED_POLICY: &[u8] = include_bytes!("../policy/simulated.json");
 
 /// Makes the folder and says what it holds.
 ///
@@ -128,7 +128,9 @@ fn report(args: &cli::Init, layout: &Layout, root_of_trust: RootOfTrust) {
     println!("admin key      {} (admin `{}`; take it off this machine)", show(layout.admin_key()), args.admin);
     println!("key file       {} (back it up apart from the database)", show(layout.kek()));
     if root_of_trust == RootOfTrust::AmdSevSnp {
-        println!("no evidence is accepted until a policy says what is enough: coffer-attest policy set FILE --default --replaces 0 --reason TEXT");
+        println!(
+            "no evidence is accepted until a policy says what is enough: coffer-attest policy set FILE --default --replaces 0 --reason TEXT"
+        );
     }
     println!("next: coffer-attest serve --dir {} --listen ADDRESS:PORT", show(layout.dir().to_owned()));
 }

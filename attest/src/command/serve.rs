@@ -10,6 +10,8 @@ use coffer_token::AuditHead;
 use serde_json::json;
 use tokio::net::TcpListener;
 
+use super::audit::read_head;
+use super::offline;
 use crate::cli;
 use crate::clock::unix_now;
 use crate::collateral::Library;
@@ -20,8 +22,6 @@ use crate::http::{Service, router};
 use crate::judge::Judge;
 use crate::layout::{Layout, replace};
 use crate::net;
-use crate::operate::audit::read_head;
-use crate::operate;
 use crate::session::CookieKey;
 use crate::store::{ServiceKey, SharedStore, Store};
 use crate::tls::server_config;
@@ -74,7 +74,7 @@ fn start_log() {
 }
 
 fn open_store(layout: &Layout) -> Result<Store, Failure> {
-    let store = operate::offline::open(layout)?;
+    let store = offline::open(layout)?;
     let doing = format!("cannot open {}", layout.database().display());
     let (entries, head) = store.check_audit().map_err(|e| {
         Failure::new(format!("{doing}: {e}")).hint("the audit log was edited or damaged: restore the database from a backup you trust")
@@ -112,7 +112,8 @@ fn build(store: Store, layout: &Layout, config: &Config) -> Result<Service, Fail
     let cookies = CookieKey::new(*fixed(&store.key(ServiceKey::Cookie).or_fail(doing)?)?);
     let root_of_trust = store.root_of_trust();
     let ark = store.ark().or_fail(doing)?;
-    let judge = Judge::new(root_of_trust, ark.as_deref(), keys, store.revocations(), store.policies().or_fail(doing)?, config).or_fail("cannot use the root of trust and the policies")?;
+    let judge = Judge::new(root_of_trust, ark.as_deref(), keys, store.revocations(), store.policies().or_fail(doing)?, config)
+        .or_fail("cannot use the root of trust and the policies")?;
     if !judge.policies().accepts_anything() {
         tracing::warn!("no evidence is accepted: no policy takes any family; coffer-attest policy set FILE --default, or --project NAME");
     }

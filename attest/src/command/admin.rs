@@ -7,9 +7,9 @@ use coffer_token::admin::{AdminKey, AdminSigner};
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
+use super::client::Client;
 use super::{offline, say, text};
 use crate::cli::{Access, AdminCommand};
-use crate::client::Client;
 use crate::clock::{rfc3339, unix_now};
 use crate::failure::{Failure, OrFail};
 use crate::kek::random;

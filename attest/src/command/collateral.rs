@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use coffer_evidence::{Certificate, Family, VekExtensions, VekKind};
 use serde_json::{Value, json};
 
+use super::client::Client;
+use super::text;
 use crate::cli::{Access, ChipArgs, CollateralCommand};
-use crate::client::Client;
 use crate::collateral::bundle::{self, BundleError, MAX_FILE_BYTES, StoreName};
 use crate::collateral::kds::{Answer, Kds};
 use crate::collateral::key::{ChipTcb, Request, tcb_name};
@@ -106,9 +107,8 @@ fn report_import(access: &Access, results: Vec<Value>) -> Result<(), Failure> {
     match (results.len(), refused) {
         (0, _) => Err(Failure::new("nothing to import: no file named holds anything")),
         (_, 0) => Ok(()),
-        (all, refused) => {
-            Err(Failure::new(format!("{refused} of {all} pieces were refused, each for the reason above; the others count")).exit(Exit::Refused))
-        }
+        (all, refused) => Err(Failure::new(format!("{refused} of {all} pieces were refused, each for the reason above; the others count"))
+            .exit(Exit::Refused)),
     }
 }
 
@@ -386,8 +386,4 @@ fn file_name(request: &Request) -> PathBuf {
 
 fn unavailable(request: &Request, why: &str) -> Failure {
     Failure::new(format!("{request}: {why}")).exit(Exit::Unreachable)
-}
-
-fn text(value: &Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }

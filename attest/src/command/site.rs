@@ -8,8 +8,9 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
+use super::client::Client;
+use super::{say, text};
 use crate::cli::{Access, SiteCommand};
-use crate::client::Client;
 use crate::failure::{Failure, OrFail};
 use crate::layout::read_private;
 
@@ -43,13 +44,13 @@ fn enroll(file: &Path, accept_aml_risk: bool, access: &Access) -> Result<(), Fai
     let enrollment: &RawValue = serde_json::from_slice(bytes).or_fail(&doing)?;
     let body = serde_json::to_vec(&EnrollCall { accept_aml_risk, enrollment }).or_fail(&doing)?;
     let done: Value = Client::new(access)?.post(SITES, &zeroize::Zeroizing::new(body))?;
-    say(access, &done, |done| format!("enrolled {}/{} {}", text(&done["project"]), text(&done["site"]), text(&done["host_data"])));
+    say(access.json, &done, |done| format!("enrolled {}/{} {}", text(&done["project"]), text(&done["site"]), text(&done["host_data"])));
     Ok(())
 }
 
 fn list(access: &Access) -> Result<(), Failure> {
     let sites: Value = Client::new(access)?.get(SITES)?;
-    say(access, &sites, |sites| {
+    say(access.json, &sites, |sites| {
         let rows = sites.as_array().map(Vec::as_slice).unwrap_or_default();
         rows.iter().map(site_line).collect::<Vec<_>>().join("\n")
     });
@@ -58,7 +59,7 @@ fn list(access: &Access) -> Result<(), Failure> {
 
 fn show(site: &str, access: &Access) -> Result<(), Failure> {
     let shown: Value = Client::new(access)?.get(&site_path(site)?)?;
-    say(access, &shown, |shown| {
+    say(access.json, &shown, |shown| {
         let of = |name: &str| shown[name].as_array().cloned().unwrap_or_default();
         let mut lines: Vec<String> = of("configs").iter().map(config_lines).collect();
         lines.push("decisions, newest first:".to_owned());
@@ -79,7 +80,7 @@ pub fn revoke(site: &str, reason: &str, access: &Access) -> Result<(), Failure> 
         Err(_) => (site.to_owned(), json!({ "reason": reason })),
     };
     let done: Value = client.post(&format!("{}/revoke", site_path(&name)?), body.to_string().as_bytes())?;
-    say(access, &done, |done| format!("revoked {}/{} {}", text(&done["project"]), text(&done["site"]), text(&done["host_data"])));
+    say(access.json, &done, |done| format!("revoked {}/{} {}", text(&done["project"]), text(&done["site"]), text(&done["host_data"])));
     Ok(())
 }
 
@@ -100,21 +101,6 @@ fn site_path(site: &str) -> Result<String, Failure> {
     let project: coffer_manifest::ProjectName = project.parse().or_fail("no such site")?;
     let name: coffer_manifest::SiteName = name.parse().or_fail("no such site")?;
     Ok(format!("{SITES}/{project}/{name}"))
-}
-
-fn say(access: &Access, value: &Value, as_text: impl FnOnce(&Value) -> String) {
-    if access.json {
-        println!("{value}");
-    } else {
-        let text = as_text(value);
-        if !text.is_empty() {
-            println!("{text}");
-        }
-    }
-}
-
-fn text(value: &Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
 fn site_line(site: &Value) -> String {

@@ -8,9 +8,9 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
+use super::client::Client;
 use super::{offline, say, text, write_out};
 use crate::cli::{Access, KeysCommand};
-use crate::client::Client;
 use crate::clock::rfc3339;
 use crate::failure::{Failure, OrFail};
 use crate::kek::Kek;

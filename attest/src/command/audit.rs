@@ -10,11 +10,11 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::chain::{Chain, Kept, MAX_LINE_BYTES};
+use super::audit_chain::{Chain, Kept, MAX_LINE_BYTES};
+use super::client::Client;
 use super::offline::{self, Keys};
 use super::{say, text, write_out};
 use crate::cli::{Access, AuditCommand};
-use crate::client::Client;
 use crate::clock::rfc3339;
 use crate::failure::{Exit, Failure, OrFail};
 use crate::layout::{Layout, read_small};
@@ -146,7 +146,7 @@ fn of_store(store: &Store, mut chain: Chain) -> Result<(u64, u64, Sha256Digest),
 
 fn of_file(path: &Path, mut chain: Chain) -> Result<(u64, u64, Sha256Digest), Failure> {
     let doing = format!("cannot read {}", path.display());
-    let broken = |e: super::chain::ChainError| Failure::new(format!("{}: {e}", path.display()));
+    let broken = |e: super::audit_chain::ChainError| Failure::new(format!("{}: {e}", path.display()));
     let mut reader = BufReader::new(File::open(path).or_fail(&doing)?);
     let mut line = Vec::new();
     loop {

@@ -6,14 +6,13 @@ use coffer_token::{Revocation, RevocationList, StatementKind};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::client::Client;
 use super::offline::{self, Keys};
-use super::{say, text, write_out};
+use super::{say, site, text, write_out};
 use crate::cli::{Access, KeySource, RevocationsCommand, Revoke, RevokeKind};
-use crate::client::Client;
 use crate::clock::{rfc3339, unix_now};
 use crate::failure::{Exit, Failure, OrFail};
 use crate::layout::{Layout, read_bounded};
-use crate::site;
 
 const REVOCATIONS: &str = "/coffer/v1/revocations";
 /// An exported list of a hundred thousand revocations.

@@ -8,12 +8,13 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::{PolicyDocument, export};
+use super::client::Client;
+use super::text;
 use crate::cli::Access;
 use crate::cli::policy::{Owner, PolicyCommand};
-use crate::client::Client;
 use crate::failure::{Failure, OrFail};
 use crate::layout::{private_folder, read_small, write_new};
+use crate::policy::{PolicyDocument, export};
 
 /// Runs one of them.
 ///
@@ -187,8 +188,4 @@ fn export_trustee(project: &ProjectName, output: &Path, access: &Access) -> Resu
         println!("next: read {}: it says what a stock Trustee lets pass", output.join("README.md").display());
     }
     Ok(())
-}
-
-fn text(value: &Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }

@@ -1,11 +1,19 @@
-//! The commands of whoever runs the service: revocations, admins, token keys, audit log, status.
+//! What each command does: one file a command, the same names as in `cli`, and what several of them need.
 
 pub mod admin;
+pub mod appraise;
 pub mod audit;
-pub mod chain;
+mod audit_chain;
+mod client;
+pub mod collateral;
+pub mod explain;
+pub mod init;
 pub mod keys;
-pub mod offline;
+mod offline;
+pub mod policy;
 pub mod revocation;
+pub mod serve;
+pub mod site;
 pub mod status;
 
 use std::path::Path;

@@ -2,9 +2,9 @@
 
 use serde_json::Value;
 
+use super::client::Client;
 use super::{say, text};
 use crate::cli::Status;
-use crate::client::Client;
 use crate::clock::rfc3339;
 use crate::failure::Failure;
 
