@@ -160,9 +160,21 @@ mod tests {
 
     #[test]
     fn only_printable_refusals_are_taken() {
-        for detail in
-            ["launch_digest", "launch_digest:7f", "Launch: 7f", ": 7f", "a: ", "a: \u{1b}[2J", "a\n: 7f", "a: b c", "a: b: c", "a: b (c", "a: b(c)", "a: (c)", "\u{e4}: b"]
-        {
+        for detail in [
+            "launch_digest",
+            "launch_digest:7f",
+            "Launch: 7f",
+            ": 7f",
+            "a: ",
+            "a: \u{1b}[2J",
+            "a\n: 7f",
+            "a: b c",
+            "a: b: c",
+            "a: b (c",
+            "a: b(c)",
+            "a: (c)",
+            "\u{e4}: b",
+        ] {
             let received = ErrorInformation { kind: String::new(), detail: detail.into() };
             assert_eq!(received.refusal(), None, "{detail:?}");
         }
