@@ -7,6 +7,7 @@
 //! compiled in, and naming one is an error when the policy is loaded.
 #![forbid(unsafe_code)]
 
+mod allowed;
 mod confined;
 mod exact;
 mod input;
@@ -23,6 +24,7 @@ pub use question::{EVALUATION_LIMIT, MAX_POLICY_BYTES, PolicyError, QuestionName
 pub use stock::{StockInput, stock_input};
 pub use upload::{Fixture, MAX_FIXTURES, UploadError, test_upload};
 
+use allowed::Allowed;
 use question::{Input, Question, Request};
 
 /// What a policy decided.
@@ -79,6 +81,7 @@ pub struct Policy {
     release: Vec<(Origin, Question)>,
     token: Vec<(Origin, Question)>,
     stock: Option<Question>,
+    allowed: Allowed,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -112,6 +115,7 @@ impl Policy {
             root_of_trust: root_of_trust.to_string(),
             release: load(QuestionName::Release, include_str!("../release.rego"), project.release)?,
             token: load(QuestionName::Token, include_str!("../token.rego"), project.token)?,
+            allowed: Allowed::default(),
             stock: project.stock.map(|text| Question::project(QuestionName::Stock, text)).transpose()?,
         })
     }
@@ -147,15 +151,23 @@ impl Policy {
         record: &Record,
         request: Request<'_>,
     ) -> Decision {
-        let input = Input::new(&self.root_of_trust, evidence, record, request);
+        let input = match serde_json::to_string(&Input::new(&self.root_of_trust, evidence, record, request)) {
+            Ok(input) => input,
+            Err(error) => return Decision::Refuse(Reason::NoDecision { question, detail: error.to_string() }),
+        };
+        let key = Allowed::key(question, &input);
+        if self.allowed.has(&key) {
+            return Decision::Release;
+        }
         for (origin, compiled) in questions {
-            match (compiled.ask(&input), origin) {
+            match (compiled.ask_json(&input), origin) {
                 (Ok(true), _) => {}
                 (Ok(false), Origin::BuiltIn) => return Decision::Refuse(Reason::BuiltIn { question }),
                 (Ok(false), Origin::Project) => return Decision::Refuse(Reason::Project { question }),
                 (Err(detail), _) => return Decision::Refuse(Reason::NoDecision { question, detail }),
             }
         }
+        self.allowed.keep(key);
         Decision::Release
     }
 }

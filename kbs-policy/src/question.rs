@@ -195,12 +195,7 @@ impl Question {
         }
     }
 
-    /// Whether the policy allows this; an error is what the evaluator says, shortened.
-    pub(crate) fn ask(&self, input: &Input<'_>) -> Result<bool, String> {
-        let text = serde_json::to_string(input).map_err(|error| error.to_string())?;
-        self.ask_json(&text)
-    }
-
+    /// Whether the policy allows this input, a JSON text; an error is what the evaluator says, shortened.
     pub(crate) fn ask_json(&self, input: &str) -> Result<bool, String> {
         let engine = match &self.place {
             Place::Here(engine) => (**engine).clone(),
@@ -211,7 +206,7 @@ impl Question {
     }
 
     /// The same with documents of `data`, as the stock service passes them. `data` is of this one request: rules are scheduled
-    /// anew for it, which costs more than [`Self::ask`].
+    /// anew for it, which costs more than [`Self::ask_json`].
     pub(crate) fn ask_with_data(&self, input: &str, data: &str) -> Result<bool, String> {
         let mut engine = match &self.place {
             Place::Here(engine) => (**engine).clone(),
