@@ -28,7 +28,7 @@ use kds::{Answer, Kds};
 use key::{ChipTcb, Request};
 use piece::{Bench, Piece, What};
 use queue::{Asker, Next, Outcome, Queue, Wish};
-use shelf::{Put, Shelf, label};
+use shelf::{Kept, Put, Shelf, label};
 pub use shelf::Source;
 pub use status::Status;
 
@@ -149,7 +149,7 @@ impl Library {
     /// [`Missing`], at once.
     pub fn complete(&self, mut evidence: SnpEvidence, enrolled: Option<IpAddr>) -> Result<Completed, Missing> {
         let shelf = self.shelf();
-        let known = shelf.vek(&evidence).cloned();
+        let known = shelf.vek(&evidence).filter(|kept| !brings_another_vlek(&evidence, kept)).cloned();
         let is_new = known.is_none();
         let issuer = match known {
             Some(kept) => {
@@ -476,6 +476,18 @@ fn brought(evidence: &SnpEvidence) -> Brought {
         }
     }
     Brought::Issued(certificate.issuer().as_der().to_vec())
+}
+
+/// Whether a host sends a VLEK of the report's TCB that is not the known one: another cloud provider's, as far as anybody knows. A
+/// report of a VLEK names neither key nor provider, so then the host's has the word.
+fn brings_another_vlek(evidence: &SnpEvidence, known: &Kept) -> bool {
+    let fields = evidence.report.fields();
+    fields.key_info.signing_key() == SigningKey::Vlek
+        && evidence.certificates.iter().filter(|entry| entry.kind == CertKind::Vlek).any(|entry| {
+            let Ok(certificate) = Certificate::from_der_or_pem(&entry.data) else { return false };
+            let fits = VekExtensions::of(&certificate).is_ok_and(|extensions| extensions.tcb == fields.reported_tcb);
+            fits && certificate.as_der() != known.piece.der
+        })
 }
 
 /// Whether a piece is what was asked for.

@@ -135,8 +135,15 @@ impl Shelf {
             return Put::Known;
         }
         let mut collateral = Collateral::clone(&self.collateral);
-        if let (coffer_verify::Added::Older, Some(newest)) = (collateral.add((**list).clone()), self.collateral.newest(row.family)) {
-            return Put::Older { newest: newest.crl().this_update() };
+        let added = collateral.add((**list).clone());
+        if let (coffer_verify::Added::Older, Some(newest)) = (added, self.collateral.newest(row.family)) {
+            if list.crl().revoked().iter().all(|serial| self.collateral.revokes(row.family, serial)) {
+                return Put::Older { newest: newest.crl().this_update() };
+            }
+            // A root numbers its lists for VCEKs and for VLEKs as it likes: one that says something new counts beside the newest.
+            lists.push(Arc::clone(&kept));
+            self.collateral = Arc::new(collateral);
+            return Put::New { row, drop: Vec::new() };
         }
         let revoked: BTreeSet<_> = list.crl().revoked().iter().collect();
         let superfluous = |there: &Arc<Kept>| match &there.piece.what {

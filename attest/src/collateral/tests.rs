@@ -230,7 +230,14 @@ fn nobody_takes_a_revocation_back_not_even_by_a_restart() {
     assert!(matches!(import(&library, &rows, &list(2, now - 40, &[ASK_SERIAL])), Taken::New(_)));
     assert!(revokes(&library) && revokes(&rows.reopened()));
     assert_eq!(rows.count(), 2, "the first list said nothing that the second does not say");
-    assert!(refusal(&import(&library, &rows, &list(1, now - 50, &[7]))).contains("is older than"));
+    assert!(refusal(&import(&library, &rows, &list(1, now - 60, &[]))).contains("is older than"));
+    // An older one that revokes something else counts beside the newest, also after a restart, and does not take its place.
+    assert!(matches!(import(&library, &rows, &list(1, now - 60, &[7])), Taken::New(_)));
+    let reopened = rows.reopened();
+    for library in [&library, &reopened] {
+        let newest = library.collateral().newest(Family::Genoa).unwrap().crl().this_update();
+        assert!(revokes(library) && newest == UnixTime(now - 40), "{newest:?}");
+    }
     // A newer list that no longer names it does not un-revoke it.
     assert!(matches!(import(&library, &rows, &list(3, now - 30, &[])), Taken::New(_)));
     assert!(revokes(&library) && revokes(&rows.reopened()));
@@ -367,6 +374,11 @@ fn a_vlek_is_taken_only_if_it_is_the_one_that_fits() {
         let Completed { evidence, .. } = library.complete(bare(), None).unwrap();
         assert_eq!(coffer_verify::endorse(&evidence, &roots()).unwrap().kind(), VekKind::Vlek);
     }
+    // Another provider's guests, whose key is not known yet, are not given the first one's in place of theirs.
+    let elsewhere = Asp::from_parts(platform.clone(), hierarchy().ark.certificate().to_vec(), asvk.certificate().to_vec(), vlek("csp-three"));
+    let Completed { evidence: theirs, is_new } = library.complete(evidence(&elsewhere, &[CertKind::Vlek, CertKind::Ask]), None).unwrap();
+    assert_eq!(theirs.certificates.iter().find(|entry| entry.kind == CertKind::Vlek).unwrap().data, elsewhere.vcek().certificate());
+    assert!(is_new);
     import(&library, &rows, two.certificate());
     assert!(library.complete(bare(), PEER).unwrap_err().to_string().contains("VLEK"), "two providers' keys fit");
 }

@@ -19,7 +19,7 @@ fn a_report_that_is_wrong_in_one_place_is_refused_and_recorded() {
         ("debug_policy", |f| f.policy = GuestPolicy(f.policy.0 | 1 << 19), "policy"),
         ("migration_policy", |f| f.policy = GuestPolicy(f.policy.0 | 1 << 18), "policy"),
         ("vmpl", |f| f.vmpl = 1, "1"),
-        ("tcb_floor", |f| f.committed_tcb.snp -= 1, "committed"),
+        ("tcb_order", |f| f.committed_tcb.snp -= 1, "committed"),
         ("tcb_floor", |f| f.launch_tcb.microcode -= 1, "launch"),
         ("launch_digest", |f| f.measurement = LaunchDigest::new([0xB1; 48]), "b1b1"),
     ];
