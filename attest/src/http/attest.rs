@@ -21,7 +21,7 @@ use crate::failure::chain;
 use crate::judge::{token_request, Issued, Refused, revoked, revoked_since};
 use crate::reason::{Reason, Values};
 use crate::session::{ATTESTED_TTL_S, Attested, Challenged, CookieError, set_cookie};
-use crate::store::{Asked, Basis, Entry, Event, Site, Standing, Subject};
+use crate::store::{Asked, Basis, Entry, Event, Site, Subject};
 
 /// Redeems, judges, answers `{"token": …}`.
 pub async fn attest(
@@ -52,7 +52,7 @@ fn decide(service: &Service, peer: IpAddr, cookie: &str, attestation: &Attestati
     let host_data = evidence.report.fields().host_data;
     check_init_data(attestation, &host_data)?;
     let site = service.store.site(&host_data).map_err(|e| Problem::internal(&e))?;
-    let enrolled = site.as_ref().is_some_and(|site| site.standing == Standing::Active);
+    let enrolled = site.as_ref().is_some_and(|site| site.standing.counts(now));
     let Completed { evidence, is_new } = service.collateral().complete(evidence, enrolled.then_some(peer)).map_err(Problem::from)?;
     let runtime_data = &attestation.runtime_data;
     let report_data = runtime_data.report_data(&attestation.additional_evidence).map_err(|e| Problem::internal(&e))?;
@@ -84,7 +84,16 @@ fn decide(service: &Service, peer: IpAddr, cookie: &str, attestation: &Attestati
         service.judge.issue(&verified, &site.record, runtime_data, id.as_str(), now).map_err(|e| Problem::internal(&e))?;
     let detail = format!("purpose={} family={} chip={} instance={}", coffer.purpose, coffer.family, verified.chip_id, coffer.instance);
     let entry = Entry::new(now, Event::Attest, id.as_str(), "ok", detail, subject(host_data, Some(&site))).with_basis(basis());
-    if !service.store().record_while_active(&host_data, &facts, entry).map_err(|e| Problem::internal(&e))? {
+    // A stock client may come back with its token instead of its cookie; the token has no room for the facts.
+    let forget_at = runtime_data.coffer().is_none().then(|| now.saturating_add(u64::from(site.record.token_expiration)));
+    let recorded = service.store().together(|store| {
+        let recorded = store.record_while_active(&host_data, &facts, entry)?;
+        if let (true, Some(forget_at)) = (recorded, forget_at) {
+            store.put_facts(id.as_str(), &facts, &values_tag, forget_at)?;
+        }
+        Ok(recorded)
+    });
+    if !recorded.map_err(|e| Problem::internal(&e))? {
         // Revoked while the evidence was being judged.
         let site = service.store().site(&host_data).map_err(|e| Problem::internal(&e))?;
         let since = site.as_ref().and_then(|site| revoked(site, now)).or_else(|| revoked_since(&service.revocations(), &facts));
@@ -94,11 +103,6 @@ fn decide(service: &Service, peer: IpAddr, cookie: &str, attestation: &Attestati
         });
     }
     tracing::info!(%id, project = %site.record.project, site = %site.record.site, %host_data, "attested");
-    if runtime_data.coffer().is_none() {
-        // A stock client may come back with its token instead of its cookie; the token has no room for the facts.
-        let forget_at = now.saturating_add(u64::from(site.record.token_expiration));
-        service.store().put_facts(id.as_str(), &facts, &values_tag, forget_at).map_err(|e| Problem::internal(&e))?;
-    }
     let session = Attested {
         epoch: service.epoch,
         expires_at: now.saturating_add(ATTESTED_TTL_S),

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 
 use coffer_kbs_policy::ExactName;
 use coffer_manifest::{Enrollment, ProjectName, ResourcePath, SecretName};
-use coffer_verify::{BitRule, CrlRule, ReferenceValues};
+use coffer_verify::{BitRule, CrlRule, FamilyValues, ReferenceValues};
 use data_encoding::{BASE64, BASE64URL_NOPAD};
 use serde_json::{Value, json};
 
@@ -161,6 +161,7 @@ fn lost(document: &PolicyDocument) -> String {
         "- committed, current and launch TCB: only the reported TCB is a claim".to_owned(),
         "- that the certificate is this chip's: the hardware id is compared with the literal name `VCEK`, which no certificate has"
             .to_owned(),
+        "- `report_versions`, `signing_keys`, `masked_chip`: not looked at; a VLEK passes".to_owned(),
         "- dates of certificates: an expired VLEK passes; revocation lists of AMD are not looked at".to_owned(),
         "- that KEY_INFO names the key that signed, that CPUID, certificate and root name one family".to_owned(),
         "- reserved bits of the report and of the guest policy".to_owned(),
@@ -201,21 +202,39 @@ fn lost(document: &PolicyDocument) -> String {
 
 /// Members that ask for something Trustee has no claim of.
 fn asked(values: &ReferenceValues) -> Vec<&'static str> {
-    let families = || values.families.taken().map(|(_, family)| family);
+    // By name, so that a new member does not compile until somebody has said whether Trustee has a claim of it. The first five are
+    // exported as far as there is a claim, and `lost` says the rest.
+    let ReferenceValues {
+        report_versions: _,
+        signing_keys: _,
+        masked_chip: _,
+        platform: _,
+        guest_policy: _,
+        families,
+        csp_ids,
+        family_id,
+        image_id,
+        minimum_guest_svn,
+        id_keys,
+        author_keys,
+        chips,
+        crl,
+    } = values;
+    let any = |asks: fn(&FamilyValues) -> bool| families.taken().any(|(_, values)| asks(values));
     [
-        ("families.*.minimum_firmware", families().any(|family| family.minimum_firmware.is_some())),
-        ("families.*.launch_mitigations", families().any(|family| family.launch_mitigations.is_some())),
-        ("families.*.current_mitigations", families().any(|family| family.current_mitigations.is_some())),
-        ("families.turin.tcb_floor.fmc", families().any(|family| family.tcb_floor.fmc.is_some())),
-        ("family_id", values.family_id.is_some()),
-        ("image_id", values.image_id.is_some()),
-        ("minimum_guest_svn", values.minimum_guest_svn.is_some()),
-        ("id_keys", values.id_keys.is_some()),
-        ("author_keys", values.author_keys.is_some()),
-        ("chips.allow", values.chips.allow.is_some()),
-        ("chips.deny", !values.chips.deny.is_empty()),
-        ("crl: required", values.crl == CrlRule::Required),
-        ("csp_ids", !values.csp_ids.is_empty()),
+        ("families.*.minimum_firmware", any(|family| family.minimum_firmware.is_some())),
+        ("families.*.launch_mitigations", any(|family| family.launch_mitigations.is_some())),
+        ("families.*.current_mitigations", any(|family| family.current_mitigations.is_some())),
+        ("families.turin.tcb_floor.fmc", any(|family| family.tcb_floor.fmc.is_some())),
+        ("family_id", family_id.is_some()),
+        ("image_id", image_id.is_some()),
+        ("minimum_guest_svn", minimum_guest_svn.is_some()),
+        ("id_keys", id_keys.is_some()),
+        ("author_keys", author_keys.is_some()),
+        ("chips.allow", chips.allow.is_some()),
+        ("chips.deny", !chips.deny.is_empty()),
+        ("crl: required", *crl == CrlRule::Required),
+        ("csp_ids", !csp_ids.is_empty()),
     ]
     .into_iter()
     .filter_map(|(member, asks)| asks.then_some(member))

@@ -12,6 +12,24 @@ use super::document::{PolicyDocument, StockResource};
 /// A rego text that changes is always named: what it allows now, only a dry run can tell.
 #[must_use]
 pub fn weakenings(old: &PolicyDocument, new: &PolicyDocument) -> Vec<String> {
+    // By name, so that a new member does not compile until somebody has said below what makes it weaker.
+    let PolicyDocument { kind: _, reference_values, stock_reference_values: _, stock_resources: _, rego: _ } = new;
+    let ReferenceValues {
+        report_versions: _,
+        families: _,
+        signing_keys: _,
+        csp_ids: _,
+        masked_chip: _,
+        platform: _,
+        guest_policy: _,
+        family_id: _,
+        image_id: _,
+        minimum_guest_svn: _,
+        id_keys: _,
+        author_keys: _,
+        chips: _,
+        crl: _,
+    } = reference_values;
     let mut lines = Vec::new();
     families(&old.reference_values, &new.reference_values, &mut lines);
     signers(&old.reference_values, &new.reference_values, &mut lines);
@@ -41,6 +59,8 @@ fn families(old: &ReferenceValues, new: &ReferenceValues, lines: &mut Vec<String
 }
 
 fn family_values(family: Family, old: &FamilyValues, new: &FamilyValues, lines: &mut Vec<String>) {
+    // By name, as above. `risk_accepted` is said where Milan is taken.
+    let FamilyValues { tcb_floor: _, minimum_firmware: _, launch_mitigations: _, current_mitigations: _, risk_accepted: _ } = new;
     for (name, before, after) in components(old.tcb_floor, new.tcb_floor) {
         if after < before {
             lines.push(format!("{family}: floor of {name} falls from {before} to {after}"));

@@ -616,3 +616,18 @@ fn genuine_certificates_complete_genuine_evidence() {
         assert!(pieces[0].to_string().contains(says), "{file}: {pieces:?}");
     }
 }
+
+#[test]
+fn a_config_in_its_overlap_has_its_certificate_fetched_too() {
+    let asp = processor();
+    let kds = TestKds::start(table(honest(&[asp])));
+    let (service, _dir) = service_with(&kds, true);
+    let old = guest_on(&service, asp, "site-1");
+    let mut successor = service.record("site-1", host_data("site-1, second config"));
+    successor.supersedes = Some(old.host_data());
+    successor.overlap_seconds = Some(3600);
+    service.enroll(successor);
+    let client = service.client();
+    eventually("the certificate is fetched", || attest_with(&old, &client, &[]).answer.status == 200);
+    assert_eq!(kds.count(&path_of(asp)), 1, "{:?}", kds.asked());
+}
