@@ -1,6 +1,7 @@
 //! The accept loop: TLS, HTTP/1.1 with bounds on everything a peer can make us hold, graceful stop.
 
 mod automatic;
+mod patient;
 
 use std::io;
 use std::net::SocketAddr;
@@ -27,11 +28,14 @@ use crate::config::Limits;
 use crate::http::{Held, Service, SourceBound, SourceShare};
 use crate::reason::Reason;
 use automatic::{Automatic, Unheard};
+use patient::Patient;
 
 /// A TLS handshake takes two round trips; a peer that needs longer holds a connection for nothing.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The whole request head; also the longest a kept-alive connection may idle.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long a peer may take nothing of what is sent to it. A line that is down for a moment comes back sooner.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long a peer that was too slow may take to hear so.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
 /// Request line and headers. Two cookies of 4 KiB and a token of 4 KiB fit several times.
@@ -142,6 +146,7 @@ async fn connection(stream: TcpStream, peer: SocketAddr, shared: Shared, _place:
     let Shared { acceptor, service, router, mut stopped } = shared;
     // Small answers; without this each waits for an ACK.
     let _ = stream.set_nodelay(true);
+    let stream = Patient::new(stream, WRITE_TIMEOUT);
     let stream = match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return tracing::debug!(%peer, %error, "TLS handshake failed"),

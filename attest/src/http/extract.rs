@@ -10,8 +10,8 @@ use axum::http::HeaderMap;
 use axum::http::request::Parts;
 use coffer_manifest::ProjectName;
 use coffer_protocol::{Attestation, MAX_ATTESTATION_BYTES, MAX_MESSAGE_BYTES, MessageError, RuntimeDataError};
-use coffer_token::UnixTime;
-use coffer_token::admin::{self, AdminKey, Call};
+use coffer_token::{Checked, UnixTime};
+use coffer_token::admin::{self, AdminKey, Call, CallClaims};
 
 use super::problem::Problem;
 use super::{Holder, Service, blocking};
@@ -146,26 +146,46 @@ impl<T: Body> FromRequest<Arc<Service>> for Signed<T> {
         let token =
             bearer(&head.headers).ok_or_else(|| admin_problem(Reason::AdminAuthMissing, &"no `Authorization: Bearer` header"))?.to_owned();
         let path = head.uri.path_and_query().map_or_else(|| head.uri.path().to_owned(), ToString::to_string);
+        let call = format!("{} {path}", head.method);
+        let signed = blocking(service, move |service| {
+            let call = Call { audience: &service.tls_name, method: head.method.as_str(), path: &path, body: &[] };
+            signed_head(service, &token, &call)
+        })
+        .await?;
+        // Megabytes are read of those only who can sign.
         let bytes = read(body, T::LIMIT).await?;
         blocking(service, move |service| {
-            let call = Call { audience: &service.tls_name, method: head.method.as_str(), path: &path, body: &bytes };
-            let admin = authenticate(service, &token, &call)?;
+            let admin = authenticate(service, &signed, &call, &bytes)?;
             Ok(Self { admin, body: T::parse(&bytes)? })
         })
         .await
     }
 }
 
-fn authenticate(service: &Service, token: &str, call: &Call<'_>) -> Result<Admin, Problem> {
-    let broken = |e: StoreError| Problem::internal(&e);
-    let kid = admin::named_key(token).map_err(|e| admin_problem(Reason::AdminAuth, &e))?;
-    let known = service.store().admin(&kid.to_string()).map_err(broken)?;
-    let Some(known) = known else {
+/// What a registered key has signed, and whose key that is; the body is not there yet.
+struct SignedHead {
+    kid: String,
+    checked: Checked<CallClaims>,
+}
+
+fn signed_head(service: &Service, token: &str, call: &Call<'_>) -> Result<SignedHead, Problem> {
+    let kid = admin::named_key(token).map_err(|e| admin_problem(Reason::AdminAuth, &e))?.to_string();
+    let Some(known) = service.store().admin(&kid).map_err(|e| Problem::internal(&e))? else {
         return Err(admin_problem(Reason::AdminAuth, &format!("no admin has key {kid}")));
     };
     let key = AdminKey::from_pem(&known.public).map_err(|e| Problem::internal(&e))?;
-    let checked = admin::check(token, &key, call, UnixTime(unix_now())).map_err(|e| admin_problem(Reason::AdminAuth, &e))?;
-    let claims = checked.claims();
+    let checked = admin::check_head(token, &key, call, UnixTime(unix_now())).map_err(|e| admin_problem(Reason::AdminAuth, &e))?;
+    Ok(SignedHead { kid, checked })
+}
+
+fn authenticate(service: &Service, signed: &SignedHead, call: &str, body: &[u8]) -> Result<Admin, Problem> {
+    let broken = |e: StoreError| Problem::internal(&e);
+    let claims = signed.checked.claims();
+    claims.check_body(body).map_err(|e| admin_problem(Reason::AdminAuth, &e))?;
+    // As they stand now: a body may take its time.
+    let Some(known) = service.store().admin(&signed.kid).map_err(broken)? else {
+        return Err(admin_problem(Reason::AdminAuth, &format!("no admin has key {}", signed.kid)));
+    };
     let forget_at = claims.expires_at().0.saturating_add(CALL_GRACE_S);
     let fresh = service.store().spend("admin-call", claims.call_id().as_bytes(), forget_at).map_err(broken)?;
     if !fresh {
@@ -173,7 +193,7 @@ fn authenticate(service: &Service, token: &str, call: &Call<'_>) -> Result<Admin
     }
     match known.revoked_at {
         None => Ok(known),
-        Some(at) => Err(refuse_revoked(service, &known, at, &format!("{} {}", call.method, call.path))),
+        Some(at) => Err(refuse_revoked(service, &known, at, call)),
     }
 }
 

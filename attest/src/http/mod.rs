@@ -24,7 +24,7 @@ mod revocation;
 mod status;
 mod unrecorded;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use axum::routing::{get, post};
@@ -63,6 +63,8 @@ pub struct Service {
     holders: HolderBound,
     revocations: Arc<Live<Revocations>>,
     started_at: u64,
+    /// Held by the one dry run there may be at a time: each makes thousands of decisions.
+    trying: Mutex<()>,
 }
 
 impl Service {
@@ -89,6 +91,7 @@ impl Service {
             queue,
             holders,
             started_at: unix_now(),
+            trying: Mutex::new(()),
         }
     }
 

@@ -1,6 +1,6 @@
 //! `/coffer/v1/projects/{project}/policy…` and `/coffer/v1/policy…`, the service's default: look, change, try, go back.
 
-use std::sync::Arc;
+use std::sync::{Arc, TryLockError};
 
 use axum::Json;
 use axum::Router;
@@ -282,6 +282,11 @@ async fn try_out(State(service): State<Arc<Service>>, Owner(owner): Owner, signe
     require(&signed, Scope::Policy, &owner)?;
     let Signed { admin, body } = signed;
     blocking(&service, move |service| {
+        let _one_at_a_time = match service.trying.try_lock() {
+            Ok(turn) => turn,
+            Err(TryLockError::Poisoned(broken)) => broken.into_inner(),
+            Err(TryLockError::WouldBlock) => return Err(Problem::tell(Reason::Busy, &"another dry run is under way")),
+        };
         let refused = |e: DocumentError| refuse(service, &admin, &owner, &ChangeError::Document(e));
         let document = Checked::read(&owner, body.document.get().as_bytes()).map_err(refused)?.into_document();
         let in_force = service.judge.policies().in_force(&owner);
@@ -309,12 +314,12 @@ pub(super) struct Change<'a> {
 /// Reads, tries and puts a document into force.
 pub(super) fn put(service: &Service, change: Change<'_>, document: &[u8]) -> Result<Set, ChangeError> {
     let Change { owner, by, replaces, reason } = change;
-    let checked = Checked::read(owner, document)?;
     let policies = service.judge.policies();
+    let prepared = policies.prepare(owner, Checked::read(owner, document)?)?;
     let mut store = service.store();
     let replaces = replaces.unwrap_or_else(|| policies.own_version(owner));
     let change = PolicyChange { set_at: unix_now(), set_by: by.to_owned(), reason };
-    let changed = policies.change(&mut store, owner, replaces, checked, change)?;
+    let changed = policies.change(&mut store, replaces, prepared, change)?;
     drop(store);
     tracing::info!(by, version = changed.version, weaker = changed.weaker.len(), "{owner} changed");
     Ok(Set { version: changed.version, weaker: changed.weaker })

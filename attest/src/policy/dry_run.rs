@@ -5,6 +5,7 @@
 //! record is as it stood when the decision was made.
 
 use std::fmt::Display;
+use std::time::{Duration, Instant};
 
 use coffer_evidence::SnpEvidence;
 use coffer_kbs_policy::EvidenceFacts;
@@ -15,12 +16,15 @@ use super::{ProjectPolicy, StockPath};
 use crate::judge::{Judge, Refused};
 use crate::store::{Asked, Decision, Locked, PolicyOwner, Site, Standing, StoreError};
 
+/// How long one may take: a project's rego may need a second for each of thousands of decisions, and whoever asked waits no longer.
+const TIME: Duration = Duration::from_secs(15);
+
 /// The outcome of a dry run.
 #[derive(Debug, Default, Serialize)]
 pub struct DryRun {
     /// Decisions made again.
     made_again: usize,
-    /// Decisions that could not be: what they rested on is no longer kept, or another policy decides about them.
+    /// Decisions that could not be: what they rested on is no longer kept, another policy decides about them, or the time was up.
     left_out: usize,
     /// Decisions that would come out otherwise, newest first.
     changes: Vec<Change>,
@@ -83,8 +87,12 @@ pub fn dry_run<'a>(
         PolicyOwner::Project(project) => Some(project),
     };
     let decisions = store().decisions(project, last)?;
-    let mut run = DryRun::default();
+    let (mut run, until, all) = (DryRun::default(), Instant::now() + TIME, decisions.len());
     for decision in decisions {
+        if Instant::now() >= until {
+            run.left_out = all - run.made_again;
+            break;
+        }
         let owner = decision.project.as_ref().map_or(PolicyOwner::Default, |project| judge.policies().of(project).owner.clone());
         // The default decides about projects without a policy of their own only.
         let decides = project.is_some() || owner == PolicyOwner::Default;

@@ -39,10 +39,12 @@ pub struct ProjectPolicy {
     pub values_tag: String,
 }
 
-/// 16 hexadecimal digits of the values' SHA-256.
-fn values_tag(values: &ReferenceValues) -> String {
+/// 16 hexadecimal digits of the SHA-256 of everything that evidence was held against: what was let in under something else does not
+/// count any more.
+fn values_tag(document: &PolicyDocument) -> String {
     // Values came out of JSON and go back into it.
-    let text = serde_json::to_vec(values).unwrap_or_default();
+    let asked = (&document.reference_values, &document.stock_reference_values, &document.rego.token);
+    let text = serde_json::to_vec(&asked).unwrap_or_default();
     Sha256Digest::of(&text).to_string()[..16].to_owned()
 }
 
@@ -182,27 +184,29 @@ impl Policies {
             let compiled = Policy::compile(&self.root_of_trust, document.rego.texts());
             Arc::new(compiled.map_err(|e| DocumentError::Rego(e.into()))?)
         };
-        let values_tag = values_tag(&document.reference_values);
+        let values_tag = values_tag(&document);
         Ok(ProjectPolicy { owner: owner.clone(), version, document, rego, values_tag })
     }
 
-    /// Parses, tries and puts a document into force in place of version `replaces`.
+    /// Compiles a document that is to be put into force: before the database is locked, since a project's rego may take its time.
+    ///
+    /// # Errors
+    /// See [`ChangeError`].
+    pub fn prepare(&self, owner: &PolicyOwner, document: Checked) -> Result<Prepared, ChangeError> {
+        let bytes = document.0.to_bytes()?;
+        Ok(Prepared { bytes, compiled: self.compile(owner, 0, document.0)? })
+    }
+
+    /// Puts a document into force in place of version `replaces` of its owner's.
     ///
     /// `store` is locked by the caller for the whole change, so that what is shown is what is newest.
     ///
     /// # Errors
     /// See [`ChangeError`]; nothing has changed then.
-    pub fn change(
-        &self,
-        store: &mut Store,
-        owner: &PolicyOwner,
-        replaces: u64,
-        document: Checked,
-        change: PolicyChange,
-    ) -> Result<Changed, ChangeError> {
-        let weaker = weakenings(&self.in_force(owner).document, &document.0);
-        let bytes = document.0.to_bytes()?;
-        let mut compiled = self.compile(owner, 0, document.0)?;
+    pub fn change(&self, store: &mut Store, replaces: u64, prepared: Prepared, change: PolicyChange) -> Result<Changed, ChangeError> {
+        let Prepared { bytes, mut compiled } = prepared;
+        let owner = &compiled.owner;
+        let weaker = weakenings(&self.in_force(owner).document, &compiled.document);
         let version = store.set_policy(&NewPolicy { owner, replaces, document: &bytes, weaker: &weaker, change })?;
         compiled.version = version;
         self.show(compiled);
@@ -219,6 +223,13 @@ impl Policies {
         }
         self.live.replace(snapshot);
     }
+}
+
+/// A document that is ready to be put into force: tried and compiled.
+#[derive(Debug)]
+pub struct Prepared {
+    bytes: Vec<u8>,
+    compiled: ProjectPolicy,
 }
 
 /// A document that stood its tests. Only [`Checked::read`] makes one, before the database is locked.
