@@ -1,18 +1,28 @@
-//! The command line. Its help is a golden file: `tests/golden/help.txt`.
+//! The command line: a file of types for each command that has many, named as its room in `command`. Its help is a golden file:
+//! `tests/golden/help.txt`.
+
+mod admin;
+mod appraise;
+mod audit;
+mod collateral;
+mod keys;
+mod policy;
+mod revocation;
+mod site;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use coffer_evidence::{HostData, LaunchDigest, ReportData};
-use coffer_evidence::Family;
 
-use crate::collateral::kds::{PUBLIC_CA, PUBLIC_URL};
-
-mod operate;
-pub mod policy;
-
-pub use operate::{AdminCommand, AuditCommand, KeySource, KeysCommand, RevocationsCommand, Revoke, RevokeKind, Status};
+pub use admin::{AdminCommand, Bearer};
+pub use appraise::Appraise;
+pub use audit::AuditCommand;
+pub use collateral::{ChipArgs, CollateralCommand};
+pub use keys::KeysCommand;
+pub use policy::{Owner, PolicyCommand};
+pub use revocation::{RevocationsCommand, Revoke, RevokeKind};
+pub use site::SiteCommand;
 
 const EXAMPLE: &str = "\
 Example, on a machine without SEV-SNP:
@@ -55,7 +65,7 @@ pub enum Command {
     Policy {
         /// What to do
         #[command(subcommand)]
-        command: policy::PolicyCommand,
+        command: PolicyCommand,
     },
     /// Fill the store of AMD's certificates and revocation lists, and look at it
     Collateral {
@@ -140,50 +150,6 @@ pub struct Serve {
     pub json: bool,
 }
 
-const APPRAISE: &str = "\
-Example, a report that somebody asked for with 64 bytes of their own:
-  coffer-attest appraise report.bin --vek vcek.der --policy policy.json --report-data 01ab...
-
-Exit codes:
-  0  accepted
-  1  refused; the last line names the rule
-  2  unusable input, or a wrong command line";
-
-/// `appraise`
-#[derive(Debug, Args)]
-#[command(after_help = APPRAISE)]
-pub struct Appraise {
-    /// A report (1184 bytes, or their hexadecimal or base64 text), KBS wire JSON, or a captured body of POST /kbs/v0/attest
-    pub evidence: PathBuf,
-    /// Certificates to use instead of those of the evidence: the VCEK or VLEK, DER, or PEM with what else its chain needs
-    #[arg(long, value_name = "FILE")]
-    pub vek: Option<PathBuf>,
-    /// What REPORT_DATA must be, 128 hexadecimal digits; not compared without it, unless a captured body says it
-    #[arg(long, value_name = "HEX")]
-    pub report_data: Option<ReportData>,
-    /// What HOST_DATA must be, 64 hexadecimal digits: SHA-256 of the site config
-    #[arg(long, value_name = "HEX")]
-    pub host_data: Option<HostData>,
-    /// A launch digest that is allowed, 96 hexadecimal digits; may be repeated
-    #[arg(long, value_name = "HEX")]
-    pub launch_digest: Vec<LaunchDigest>,
-    /// When; now, if not given
-    #[arg(long, value_name = "RFC3339")]
-    pub at: Option<String>,
-    /// A project's policy document, or its reference values alone; nothing is accepted without
-    #[arg(long, value_name = "FILE")]
-    pub policy: Option<PathBuf>,
-    /// A revocation list of AMD's, DER or PEM; may be repeated
-    #[arg(long, value_name = "FILE")]
-    pub crl: Vec<PathBuf>,
-    /// A simulator's root certificate; AMD's evidence is then refused
-    #[arg(long, value_name = "FILE")]
-    pub ark: Option<PathBuf>,
-    /// Print the result as JSON
-    #[arg(long)]
-    pub json: bool,
-}
-
 /// `reasons`
 #[derive(Debug, Args)]
 pub struct Reasons {
@@ -202,112 +168,12 @@ pub struct Explain {
     pub access: Access,
 }
 
-/// What to do with sites
-#[derive(Debug, Subcommand)]
-pub enum SiteCommand {
-    /// Enroll a site from the enroll/<site>.json of `coffer build`
-    Enroll {
-        /// Enrollment file
-        file: PathBuf,
-        /// Accept that the base leaves the host's ACPI tables unrestricted
-        #[arg(long)]
-        accept_aml_risk: bool,
-        /// Where
-        #[command(flatten)]
-        access: Access,
-    },
-    /// List every site ever enrolled
-    List {
-        /// Where
-        #[command(flatten)]
-        access: Access,
-    },
-    /// Show a site's record, history and last decisions
-    Show {
-        /// `<project>/<site>`
-        site: String,
-        /// Where
-        #[command(flatten)]
-        access: Access,
-    },
-    /// Revoke a site for good: its next challenge, renewal and boot are refused
-    Revoke {
-        /// `<project>/<site>`, which means all its configs, or one config's HOST_DATA
-        site: String,
-        /// Why, for the audit log
-        #[arg(long, value_name = "TEXT")]
-        reason: String,
-        /// Where
-        #[command(flatten)]
-        access: Access,
-    },
-}
-
-/// What to do with collateral
-#[derive(Debug, Subcommand)]
-pub enum CollateralCommand {
-    /// Verify and take in certificates (VCEK, VLEK, ASK, ASVK) and revocation lists, DER or PEM
-    Import {
-        /// Files, or folders such as a Trustee offline store (vcek/<hwid>/…)
-        #[arg(required = true)]
-        files: Vec<PathBuf>,
-        /// Where
-        #[command(flatten)]
-        access: Access,
-    },
-    /// Have the service fetch from its key server: a family's chains and revocation list, or one chip's VCEK
-    Fetch {
-        /// Processor family: milan, genoa or turin; may be repeated
-        #[arg(long = "family", value_name = "FAMILY", required = true)]
-        families: Vec<Family>,
-        /// Which chip
-        #[command(flatten)]
-        chip: ChipArgs,
-        /// Seconds to wait for the fetches to end
-        #[arg(long, value_name = "SECONDS", default_value_t = 60)]
-        wait: u64,
-        /// Where
-        #[command(flatten)]
-        access: Access,
-    },
-    /// Show what there is, what is queued, what ends soon
-    Status {
-        /// Where
-        #[command(flatten)]
-        access: Access,
-    },
-    /// Fetch to files, without a service: for one that makes no outgoing connections
-    Download {
-        /// Folder for the files
-        #[arg(long, value_name = "DIR")]
-        to: PathBuf,
-        /// Processor family: milan, genoa or turin; may be repeated
-        #[arg(long = "family", value_name = "FAMILY", required = true)]
-        families: Vec<Family>,
-        /// Which chip
-        #[command(flatten)]
-        chip: ChipArgs,
-        /// Key server
-        #[arg(long, value_name = "https://HOST[:PORT]", default_value = PUBLIC_URL)]
-        url: String,
-        /// Authorities that may have certified the key server, PEM
-        #[arg(long, value_name = "FILE", default_value = PUBLIC_CA)]
-        ca: PathBuf,
-        /// Print the result as JSON
-        #[arg(long)]
-        json: bool,
-    },
-}
-
-/// One chip at a TCB
+/// `status`
 #[derive(Debug, Args)]
-pub struct ChipArgs {
-    /// Chip id of a report, or hardware id, in hexadecimal; with --tcb, only its VCEK is fetched
-    #[arg(long, value_name = "HEX", requires = "tcb")]
-    pub chip: Option<String>,
-    /// TCB of the chip: bootloader=N,tee=N,snp=N,microcode=N, on Turin fmc=N too
-    #[arg(long, value_name = "TCB", requires = "chip")]
-    pub tcb: Option<String>,
+pub struct Status {
+    /// Where
+    #[command(flatten)]
+    pub access: Access,
 }
 
 /// How to reach the service
@@ -331,6 +197,18 @@ pub struct Access {
     /// Print the answer as JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// Where public token keys are
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub struct KeySource {
+    /// Folder of the service, which must not run
+    #[arg(long)]
+    pub dir: Option<PathBuf>,
+    /// Public token keys, as `keys export` wrote them
+    #[arg(long, value_name = "FILE")]
+    pub jwks: Option<PathBuf>,
 }
 
 #[cfg(test)]

@@ -1,10 +1,9 @@
-//! `coffer-attest policy …` and `admin bearer`, as clap sees them.
+//! `coffer-attest policy …`, as clap sees it.
 
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use coffer_manifest::ProjectName;
-use coffer_token::bearer::BearerScope;
 
 use super::Access;
 
@@ -108,26 +107,4 @@ pub struct Owner {
     /// The service's default, for projects without one of their own
     #[arg(long)]
     pub default: bool,
-}
-
-/// `admin bearer`
-#[derive(Debug, Args)]
-pub struct Bearer {
-    /// The one project it is for
-    #[arg(long, value_name = "NAME")]
-    pub project: ProjectName,
-    /// What it may be used for
-    #[arg(long, value_name = "SCOPE", value_delimiter = ',', required = true, value_parser = scope)]
-    pub scope: Vec<BearerScope>,
-    /// How long it lives, in seconds; at most an hour
-    #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=coffer_token::bearer::MAX_BEARER_SECONDS))]
-    pub ttl: u64,
-    /// Where
-    #[command(flatten)]
-    pub access: Access,
-}
-
-fn scope(text: &str) -> Result<BearerScope, String> {
-    let known = BearerScope::ALL.map(BearerScope::name);
-    BearerScope::ALL.into_iter().find(|scope| scope.name() == text).ok_or_else(|| format!("expected one of {}", known.join(", ")))
 }

@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 
 use super::client::Client;
 use super::{offline, say, text};
-use crate::cli::{Access, AdminCommand};
+use crate::cli::{Access, AdminCommand, Bearer};
 use crate::clock::{rfc3339, unix_now};
 use crate::failure::{Failure, OrFail};
 use crate::kek::random;
@@ -58,7 +58,7 @@ fn new_key(file: &Path) -> Result<(), Failure> {
 }
 
 /// The token alone goes to stdout: `kbs-client config --admin-token-file` wants it in a file.
-fn bearer(args: &crate::cli::policy::Bearer) -> Result<(), Failure> {
+fn bearer(args: &Bearer) -> Result<(), Failure> {
     let body = json!({ "scopes": args.scope, "ttl_seconds": args.ttl });
     let path = format!("/coffer/v1/projects/{}/bearer", args.project);
     let issued: Value = Client::new(&args.access)?.post(&path, body.to_string().as_bytes())?;

@@ -10,8 +10,7 @@ use serde_json::{Value, json};
 
 use super::client::Client;
 use super::text;
-use crate::cli::Access;
-use crate::cli::policy::{Owner, PolicyCommand};
+use crate::cli::{Access, Owner, PolicyCommand};
 use crate::failure::{Failure, OrFail};
 use crate::layout::{private_folder, read_small, write_new};
 use crate::policy::{PolicyDocument, export};
