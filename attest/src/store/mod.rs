@@ -231,6 +231,17 @@ impl Store {
         Arc::clone(&self.revocations)
     }
 
+    /// Does several things of one request as one transaction: all or none. `work` may not begin a transaction of its own.
+    ///
+    /// # Errors
+    /// The first of `work`, or of the commit.
+    pub fn together<T>(&self, work: impl FnOnce(&Self) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let tx = self.db.unchecked_transaction()?;
+        let done = work(self)?;
+        tx.commit()?;
+        Ok(done)
+    }
+
     /// The simulator's ARK certificate, DER; none where the root is AMD's.
     ///
     /// # Errors
@@ -278,7 +289,7 @@ fn connect(path: &Path, extra: OpenFlags) -> Result<Connection, StoreError> {
     db.busy_timeout(BUSY_TIMEOUT)?;
     db.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
     db.pragma_update(None, "journal_mode", "WAL")?;
-    // A release or a refusal is on the disk before the peer hears of it.
+    // A release or a refusal is on the disk before the peer hears of it. `SharedStore` keeps that promise for many at once.
     db.pragma_update(None, "synchronous", "FULL")?;
     db.pragma_update(None, "foreign_keys", "ON")?;
     db.pragma_update(None, "secure_delete", "ON")?;

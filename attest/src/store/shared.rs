@@ -247,6 +247,23 @@ mod tests {
     }
 
     #[test]
+    fn what_belongs_together_is_recorded_together_or_not_at_all() {
+        let (_dir, shared, _say) = shared();
+        let failed = shared.lock().together(|store| {
+            store.record(entry(Event::Release))?;
+            store.put_facts("id", &facts(), "", 100)?;
+            Err::<(), _>(StoreError::Flush)
+        });
+        assert!(matches!(failed, Err(StoreError::Flush)));
+        assert_eq!(shared.lock().check_audit().unwrap().0, 1);
+        assert!(shared.lock().facts("id").unwrap().is_none());
+        let store = shared.lock();
+        store.together(|store| store.record(entry(Event::Release)).and_then(|()| store.put_facts("id", &facts(), "", 100))).unwrap();
+        assert_eq!(store.check_audit().unwrap().0, 2);
+        assert!(store.facts("id").unwrap().is_some());
+    }
+
+    #[test]
     fn when_the_disk_fails_everybody_who_waited_is_refused() {
         let (_dir, shared, say) = shared();
         let release = || SharedStore::run(|| shared.lock().record_while_active(&ONE, &facts(), entry(Event::Release)).unwrap()).1;
