@@ -145,10 +145,9 @@ fn try_builtin(question: QuestionName, loaded: &Question) -> Result<(), UploadEr
         ("an input without any value", nulled(&input), nulled(&data)),
     ];
     for (what, input, data) in hollow {
-        match ask(question, loaded, &input, &data) {
-            Ok(true) => return Err(UploadError::Open { question, what }),
-            // An error is a refusal at each request as well.
-            Ok(false) | Err(_) => {}
+        // An error is a refusal at each request as well.
+        if let Ok(true) = ask(question, loaded, &input, &data) {
+            return Err(UploadError::Open { question, what });
         }
     }
     Ok(())

@@ -28,8 +28,8 @@ use kds::{Answer, Kds};
 use key::{ChipTcb, Request};
 use piece::{Bench, Piece, What};
 use queue::{Asker, Next, Outcome, Queue, Wish};
-use shelf::{Kept, Put, Shelf, label};
 pub use shelf::Source;
+use shelf::{Kept, Put, Shelf, label};
 pub use status::Status;
 
 /// Certificates of accepted hosts that wait to be written down; more than that come again with the next boot.
@@ -378,13 +378,7 @@ impl Library {
         Piece::judge(der, &bench, issuer).map_err(|refused| crate::failure::chain(&refused))
     }
 
-    fn put(
-        &self,
-        piece: Piece,
-        source: &Source,
-        put: &mut Vec<CollateralRow>,
-        drop: &mut Vec<(CollateralKind, Family, String)>,
-    ) -> Taken {
+    fn put(&self, piece: Piece, source: &Source, put: &mut Vec<CollateralRow>, drop: &mut Vec<(CollateralKind, Family, String)>) -> Taken {
         let what = piece.to_string();
         match self.shelf_mut().put(piece, &source.text(), unix_now()) {
             Put::New { row, drop: mut gone } => {
@@ -407,7 +401,10 @@ impl Library {
             return of("the VLEK that signed".to_owned(), "a key server has none: its cloud provider hands them to hosts");
         }
         let [key] = keys.as_slice() else {
-            return of(format!("chip {} at {}", fields.chip_id, fields.reported_tcb), "the report does not name one chip of a known family");
+            return of(
+                format!("chip {} at {}", fields.chip_id, fields.reported_tcb),
+                "the report does not name one chip of a known family",
+            );
         };
         let Some(peer) = enrolled else {
             return of(key.arguments(), "its HOST_DATA is not enrolled, so none is fetched");

@@ -375,7 +375,8 @@ fn a_vlek_is_taken_only_if_it_is_the_one_that_fits() {
         assert_eq!(coffer_verify::endorse(&evidence, &roots()).unwrap().kind(), VekKind::Vlek);
     }
     // Another provider's guests, whose key is not known yet, are not given the first one's in place of theirs.
-    let elsewhere = Asp::from_parts(platform.clone(), hierarchy().ark.certificate().to_vec(), asvk.certificate().to_vec(), vlek("csp-three"));
+    let elsewhere =
+        Asp::from_parts(platform.clone(), hierarchy().ark.certificate().to_vec(), asvk.certificate().to_vec(), vlek("csp-three"));
     let Completed { evidence: theirs, is_new } = library.complete(evidence(&elsewhere, &[CertKind::Vlek, CertKind::Ask]), None).unwrap();
     assert_eq!(theirs.certificates.iter().find(|entry| entry.kind == CertKind::Vlek).unwrap().data, elsewhere.vcek().certificate());
     assert!(is_new);

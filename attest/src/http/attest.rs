@@ -4,8 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use axum::extract::{ConnectInfo, State};
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, SET_COOKIE};
 use axum::http::HeaderMap;
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, SET_COOKIE};
 use axum::response::IntoResponse;
 use coffer_evidence::{HostData, ReportData, SnpEvidence};
 use coffer_kbs_policy::EvidenceFacts;
@@ -18,7 +18,7 @@ use super::{Holder, Service, blocking};
 use crate::clock::unix_now;
 use crate::collateral::Completed;
 use crate::failure::chain;
-use crate::judge::{token_request, Issued, Refused, revoked, revoked_since};
+use crate::judge::{Issued, Refused, revoked, revoked_since, token_request};
 use crate::reason::{Reason, Values};
 use crate::session::{ATTESTED_TTL_S, Attested, Challenged, CookieError, set_cookie};
 use crate::store::{Asked, Basis, Entry, Event, Site, Subject};
@@ -132,8 +132,11 @@ fn redeem(service: &Service, cookie: &str, attestation: &Attestation) -> Result<
     }
     let got = attestation.runtime_data.nonce();
     if *got != challenge.nonce {
-        return Err(challenge_problem(Reason::NonceMismatch, &format!("runtime-data has nonce {got}, the challenge is {}", challenge.nonce))
-            .with_values(Some(Values::new(&challenge.nonce, &got))));
+        return Err(challenge_problem(
+            Reason::NonceMismatch,
+            &format!("runtime-data has nonce {got}, the challenge is {}", challenge.nonce),
+        )
+        .with_values(Some(Values::new(&challenge.nonce, &got))));
     }
     match (challenge.coffer, attestation.runtime_data.coffer().is_some()) {
         (true, false) => Err(challenge_problem(Reason::BoundKeysMissing, &"client asked for bound keys and brings none")),
@@ -170,14 +173,7 @@ fn purpose(attestation: &Attestation) -> Purpose {
     attestation.runtime_data.coffer().map_or(Purpose::Boot, |bound| bound.purpose)
 }
 
-fn record_refusal(
-    service: &Service,
-    refused: &Refused,
-    evidence: &SnpEvidence,
-    site: Option<&Site>,
-    basis: Basis,
-    now: u64,
-) -> Problem {
+fn record_refusal(service: &Service, refused: &Refused, evidence: &SnpEvidence, site: Option<&Site>, basis: Basis, now: u64) -> Problem {
     let id = RefusalId::new();
     if !refused.authenticated {
         return Problem::refuse_as(id, refused.reason, &refused.detail).with_values(refused.values.clone());

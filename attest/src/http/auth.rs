@@ -21,7 +21,8 @@ pub async fn auth(State(service): State<Arc<Service>>, Typed(request): Typed<Req
         return Err(Problem::refuse(Reason::Tee, &why).with_values(Some(Values::new(&"snp", got))));
     }
     let nonce = Nonce::new(random().map_err(|e| Problem::internal(&e))?);
-    let state = Challenged { epoch: service.epoch, expires_at: service.uptime_s().saturating_add(CHALLENGE_TTL_S), nonce, coffer: request.coffer };
+    let state =
+        Challenged { epoch: service.epoch, expires_at: service.uptime_s().saturating_add(CHALLENGE_TTL_S), nonce, coffer: request.coffer };
     let cookie = service.cookies.seal(&state).map_err(|e| Problem::internal(&e))?;
     let headers = [
         (SET_COOKIE, set_cookie(&cookie, CHALLENGE_TTL_S)),

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use axum::body::{Bytes, to_bytes};
 use axum::extract::{FromRequest, FromRequestParts, Request};
-use axum::http::header::{AUTHORIZATION, COOKIE};
 use axum::http::HeaderMap;
+use axum::http::header::{AUTHORIZATION, COOKIE};
 use axum::http::request::Parts;
 use coffer_manifest::ProjectName;
 use coffer_protocol::{Attestation, MAX_ATTESTATION_BYTES, MAX_MESSAGE_BYTES, MessageError, RuntimeDataError};
-use coffer_token::{Checked, UnixTime};
 use coffer_token::admin::{self, AdminKey, Call, CallClaims};
+use coffer_token::{Checked, UnixTime};
 
 use super::problem::Problem;
 use super::{Holder, Service, blocking};
@@ -200,7 +200,8 @@ fn authenticate(service: &Service, signed: &SignedHead, call: &str, body: &[u8])
 /// The signature holds, so this goes into the audit log: somebody has the key of a revoked admin.
 pub(super) fn refuse_revoked(service: &Service, admin: &Admin, at: u64, call: &str) -> Problem {
     // Somebody who has the key and goes on would fill the log for good.
-    if let Err(too_often) = admin.kid.parse().map_err(|e| Problem::internal(&e)).and_then(|kid| service.take_decision(Holder::Revoked(kid))) {
+    if let Err(too_often) = admin.kid.parse().map_err(|e| Problem::internal(&e)).and_then(|kid| service.take_decision(Holder::Revoked(kid)))
+    {
         return too_often;
     }
     let why = format!("admin `{}` was revoked at {at}; the call was {call}", admin.name);

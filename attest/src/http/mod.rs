@@ -13,15 +13,15 @@ mod health;
 mod holder;
 mod jwks;
 mod keys;
-mod policy;
 mod openapi;
+mod policy;
 pub mod problem;
 mod queue;
 mod rate;
 mod resource;
-mod stock;
 mod revocation;
 mod status;
+mod stock;
 mod unrecorded;
 
 use std::sync::{Arc, Mutex};
@@ -44,8 +44,8 @@ pub use holder::Holder;
 use holder::HolderBound;
 use problem::Problem;
 use queue::FairQueue;
-use unrecorded::Refusals;
 pub use rate::{Held, SourceBound, SourceShare, network};
+use unrecorded::Refusals;
 
 /// Everything a request may need. Nothing in it is per session.
 #[derive(Debug)]

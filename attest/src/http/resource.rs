@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::http::HeaderMap;
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::IntoResponse;
 use coffer_evidence::HostData;
 use coffer_kbs_policy::EvidenceFacts;
@@ -24,8 +24,8 @@ use super::{Holder, Service, blocking};
 use crate::clock::unix_now;
 use crate::judge::{Refused, revoked, revoked_since};
 use crate::kek::random;
-use crate::reason::{Reason, Values};
 use crate::policy::StockPath;
+use crate::reason::{Reason, Values};
 use crate::session::Attested;
 use crate::store::{Asked, Basis, Entry, Event, SecretState, Site, StoreError, Subject};
 
@@ -167,8 +167,7 @@ fn release(service: &Service, caller: &Caller, path: Option<Wanted>, now: u64) -
     path.allowed(service, caller, site).map_err(refuse)?;
     let secret = path.open(service, site).map_err(|e| Problem::internal(&e))?;
     let SecretState::Present(secret) = secret else { return Err(refuse(absent(service, caller, &path, now)?)) };
-    let jwe = seal(&secret, &caller.tee_pubkey, &seal_random()?)
-        .map_err(|e| Problem::refuse(Reason::Jwe, &e))?;
+    let jwe = seal(&secret, &caller.tee_pubkey, &seal_random()?).map_err(|e| Problem::refuse(Reason::Jwe, &e))?;
     // Recorded first: what cannot be recorded is not released, and what was revoked meanwhile neither.
     let detail = format!("released {path} after attestation {}", caller.id);
     let entry = Entry::new(now, Event::Release, &caller.id, "ok", detail, subject(caller, Some(site))).with_basis(basis.clone());

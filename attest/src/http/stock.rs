@@ -371,7 +371,13 @@ fn finish(service: &Service, caller: &Bearer, replaces: Option<u64>, document: &
 ///
 /// # Errors
 /// What its own project does not list does not exist; another project's is another's.
-pub(super) fn may_have(service: &Service, facts: &EvidenceFacts, site: &Site, project: &ProjectName, path: &StockPath) -> Result<(), Refused> {
+pub(super) fn may_have(
+    service: &Service,
+    facts: &EvidenceFacts,
+    site: &Site,
+    project: &ProjectName,
+    path: &StockPath,
+) -> Result<(), Refused> {
     let own = &site.record.project;
     if project != own {
         let detail = format!("asked for stock resource `{project}/{path}`, attested as {own}/{}", site.record.site);

@@ -3,7 +3,8 @@
 use coffer_manifest::Enrollment;
 use coffer_protocol::{BoundKeys, P384Key, Purpose, ReceivedRuntimeData};
 use coffer_token::{
-    Checked, Claims as TokenClaims, CofferClaims, Expectation, GpuVerdict, Hex, Jkt, SignError, StatementKind, Subject, Typ, UnixTime, Usage, Version1,
+    Checked, Claims as TokenClaims, CofferClaims, Expectation, GpuVerdict, Hex, Jkt, SignError, StatementKind, Subject, Typ, UnixTime,
+    Usage, Version1,
 };
 use coffer_verify::{Claims, Verified};
 use serde::Serialize;

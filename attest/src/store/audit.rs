@@ -259,7 +259,11 @@ pub(super) fn append(db: &Connection, root_of_trust: RootOfTrust, entry: Entry) 
     let digest = Sha256Digest::of(&bytes);
     let text = String::from_utf8(bytes).map_err(|e| DocumentError::Encode(<serde_json::Error as serde::ser::Error>::custom(e)))?;
     let insert = || -> Result<(), StoreError> {
-        db.prepare_cached("INSERT INTO audit (seq, entry, digest) VALUES (?1, ?2, ?3)")?.execute(params![entry.seq, text, digest.as_bytes()])?;
+        db.prepare_cached("INSERT INTO audit (seq, entry, digest) VALUES (?1, ?2, ?3)")?.execute(params![
+            entry.seq,
+            text,
+            digest.as_bytes()
+        ])?;
         Ok(())
     };
     match &entry.basis {

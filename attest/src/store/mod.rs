@@ -60,8 +60,19 @@ CREATE TABLE sealed_keys (name TEXT PRIMARY KEY, sealed BLOB NOT NULL) STRICT;
 ";
 
 /// All tables of schema [`SCHEMA_VERSION`].
-const SCHEMAS: &[&str] = &[SCHEMA, admins::SCHEMA, sites::SCHEMA, spent::SCHEMA, audit::SCHEMA, collateral::SCHEMA, revocations::SCHEMA, keys::SCHEMA,
-    policies::SCHEMA, decisions::SCHEMA, resources::SCHEMA];
+const SCHEMAS: &[&str] = &[
+    SCHEMA,
+    admins::SCHEMA,
+    sites::SCHEMA,
+    spent::SCHEMA,
+    audit::SCHEMA,
+    collateral::SCHEMA,
+    revocations::SCHEMA,
+    keys::SCHEMA,
+    policies::SCHEMA,
+    decisions::SCHEMA,
+    resources::SCHEMA,
+];
 
 /// The database refuses, or says something this build cannot believe.
 #[derive(Debug, thiserror::Error)]

@@ -3,7 +3,9 @@
 use std::fmt;
 
 use coffer_evidence::HostData;
-use coffer_manifest::{Enrollment, EnrollmentFile, MAX_OVERLAP_SECONDS, ProjectName, ResourcePath, RootOfTrust, SecretName, SiteName, decode, encode};
+use coffer_manifest::{
+    Enrollment, EnrollmentFile, MAX_OVERLAP_SECONDS, ProjectName, ResourcePath, RootOfTrust, SecretName, SiteName, decode, encode,
+};
 use coffer_token::{MAX_LIFETIME_SECONDS, Revocation, RevocationKind};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::Serialize;

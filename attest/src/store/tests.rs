@@ -111,12 +111,8 @@ fn an_overlap_lets_both_configs_count_and_ends_by_itself() {
     // Not a second later, whether or not somebody has written it down yet.
     assert!(!store.record_while_active(&old, &facts(), release(120)).unwrap());
     assert_eq!(store.end_overlaps(119).unwrap(), 0);
-    let path = |host_data| ResourcePath {
-        project: "demo".parse().unwrap(),
-        site: "site-1".parse().unwrap(),
-        host_data,
-        secret: SecretName::Root,
-    };
+    let path =
+        |host_data| ResourcePath { project: "demo".parse().unwrap(), site: "site-1".parse().unwrap(), host_data, secret: SecretName::Root };
     assert!(matches!(store.secret(&path(old)).unwrap(), SecretState::Present(_)));
     assert_eq!(store.end_overlaps(120).unwrap(), 1);
     assert_eq!(store.end_overlaps(500).unwrap(), 0);

@@ -35,7 +35,12 @@ fn routes(service: &Service) -> Vec<(&'static str, String, String, &'static str)
         get("/coffer/v1/audit/head", "audit"),
         ("POST", "/coffer/v1/sites".into(), json!({ "accept_aml_risk": false, "enrollment": enrollment }).to_string(), "enroll"),
         ("POST", "/coffer/v1/sites/demo/site-9/revoke".into(), reason.clone(), "revoke"),
-        ("POST", "/coffer/v1/revocations".into(), json!({ "kind": "image", "value": "ab".repeat(48), "reason": "x" }).to_string(), "revoke"),
+        (
+            "POST",
+            "/coffer/v1/revocations".into(),
+            json!({ "kind": "image", "value": "ab".repeat(48), "reason": "x" }).to_string(),
+            "revoke",
+        ),
         ("POST", "/coffer/v1/admins".into(), json!({ "name": "spare", "public_key": public, "scopes": ["admin"] }).to_string(), "admin"),
         ("POST", "/coffer/v1/admins/nobody/revoke".into(), reason.clone(), "admin"),
         ("POST", "/coffer/v1/keys/rotate".into(), json!({ "delay_seconds": 300 }).to_string(), "keys"),
@@ -76,7 +81,8 @@ fn an_admin_of_one_project_sees_nothing_of_another() {
     let tom = Caller::added(&service, "tom", &SCOPES.join(","), &["--project", "demo"]);
     let same = |path: &str, absent: &str, method: &str, body: &str| {
         let (there, not) = (tom.call(&client, method, path, body), tom.call(&client, method, absent, body));
-        let text = |answer: &crate::support::Answer| answer.json()["detail"].as_str().unwrap().replace("site-2", "SITE").replace("site-8", "SITE");
+        let text =
+            |answer: &crate::support::Answer| answer.json()["detail"].as_str().unwrap().replace("site-2", "SITE").replace("site-8", "SITE");
         assert_eq!((there.status, text(&there)), (not.status, text(&not)), "{path}");
         assert!(there.status >= 400, "{path}");
     };
@@ -151,7 +157,11 @@ fn a_revoked_admin_is_refused_at_the_next_call_and_for_good() {
     fails(&run(&service, &["revoke", "admin", "eve", "--reason", "again"]), 3, &["already_revoked"]);
     let listed = works(&service, &["admin", "list"]);
     assert!(listed.lines().any(|line| line.starts_with("eve  revoked 20")), "{listed}");
-    fails(&run(&service, &["admin", "add", "x", "--public-key", eve.key.to_str().unwrap(), "--scopes", "read"]), 1, &["not a P-384 public key", "hint: "]);
+    fails(
+        &run(&service, &["admin", "add", "x", "--public-key", eve.key.to_str().unwrap(), "--scopes", "read"]),
+        1,
+        &["not a P-384 public key", "hint: "],
+    );
     fails(&run(&service, &["admin", "add", "x", "--public-key", "x", "--scopes", "everything"]), 2, &["possible values"]);
 }
 
@@ -167,7 +177,8 @@ fn the_last_keeper_needs_a_successor_and_the_machines_owner_can_always_begin_aga
     // Bob's key is stolen as well. Whoever owns the machine stops the service and begins again.
     let key = Caller::new_key(&service, "new");
     let public = public_half(&key);
-    let recover = |service: &Service| run(service, &["admin", "recover", "new", "--public-key", public.to_str().unwrap(), "--revoke", "bob"]);
+    let recover =
+        |service: &Service| run(service, &["admin", "recover", "new", "--public-key", public.to_str().unwrap(), "--revoke", "bob"]);
     fails(&recover(&service), 1, &["in use by another process"]);
     service.stop();
     let done = recover(&service);

@@ -40,7 +40,10 @@ fn an_export_is_whole_and_every_change_to_it_is_named() {
     assert_eq!(statement.seq, lines.len() as u64);
     let whole = verify(&[&log, "--head", &head, "--jwks", &keys, "--json"]);
     let said: Value = serde_json::from_slice(&whole.stdout).unwrap();
-    assert_eq!((said["first"].as_u64(), said["last"].as_u64(), said["digest"].as_str()), (Some(1), Some(statement.seq), Some(statement.digest.to_string().as_str())));
+    assert_eq!(
+        (said["first"].as_u64(), said["last"].as_u64(), said["digest"].as_str()),
+        (Some(1), Some(statement.seq), Some(statement.digest.to_string().as_str()))
+    );
     // From the middle on, to the terminal.
     let rest = works(&service, &["audit", "export", "--from", "3"]);
     assert_eq!(rest.lines().collect::<Vec<_>>(), lines[2..]);

@@ -28,7 +28,8 @@ fn states(service: &Service) -> Vec<String> {
 /// Moves every time of a stopped service's keys back.
 fn age(service: &Service, seconds: u64) {
     let db = Connection::open(service.path().join("coffer-attest.db")).unwrap();
-    let guard: String = db.query_row("SELECT sql FROM sqlite_master WHERE name = 'token_keys_do_not_change'", [], |row| row.get(0)).unwrap();
+    let guard: String =
+        db.query_row("SELECT sql FROM sqlite_master WHERE name = 'token_keys_do_not_change'", [], |row| row.get(0)).unwrap();
     db.execute_batch("DROP TRIGGER token_keys_do_not_change").unwrap();
     db.execute("UPDATE token_keys SET made_at = made_at - ?1, signs_from = signs_from - ?1", [i64::try_from(seconds).unwrap()]).unwrap();
     db.execute_batch(&guard).unwrap();

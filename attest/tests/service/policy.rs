@@ -126,8 +126,7 @@ fn a_refused_document_leaves_the_old_one_in_force() {
     };
     let fixture = {
         let mut fixture = with_release("package coffer.release\ndefault allow := false\nallow if input.evidence.family == \"turin\"\n");
-        fixture["rego"]["fixtures"] =
-            json!([{ "question": "release", "input": { "evidence": { "family": "genoa" } }, "allow": true }]);
+        fixture["rego"]["fixtures"] = json!([{ "question": "release", "input": { "evidence": { "family": "genoa" } }, "allow": true }]);
         fixture
     };
     for (document, says) in [
@@ -239,7 +238,10 @@ fn a_dry_run_says_what_would_come_out_otherwise_and_changes_nothing() {
     assert_eq!(dry(&document(85), &["--default"])["changes"].as_array().unwrap().len(), 3);
     let file = service.file("d.json", document(85).to_string().as_bytes());
     let lines = said(&service.policy(&[&["dry-run", &file], &PROJECT[..]].concat()));
-    assert!(lines.contains("demo/site-2  token  ok -> tcb_floor") && lines.ends_with("3 of 5 decisions would come out otherwise; 0 left out\n"), "{lines}");
+    assert!(
+        lines.contains("demo/site-2  token  ok -> tcb_floor") && lines.ends_with("3 of 5 decisions would come out otherwise; 0 left out\n"),
+        "{lines}"
+    );
 
     assert_eq!(show(&service, &PROJECT)["source"], "default");
     service.set_policy(&PROJECT, 0, &document(84));
@@ -280,7 +282,11 @@ fn the_default_lists_no_resources_and_tenants_change_their_own_policy_only() {
     let mut document = document(84);
     document["stock_resources"] = json!([{ "path": "disk/key1", "sites": [] }]);
     let file = service.file("p.json", document.to_string().as_bytes());
-    refused(&service.policy(&["set", &file, "--default", "--replaces", "1", "--reason", "r"]), 3, "the default document lists stock resources");
+    refused(
+        &service.policy(&["set", &file, "--default", "--replaces", "1", "--reason", "r"]),
+        3,
+        "the default document lists stock resources",
+    );
 
     // An admin of another project.
     let key = service.path().join("tenant.key");
@@ -289,7 +295,17 @@ fn the_default_lists_no_resources_and_tenants_change_their_own_policy_only() {
     let dir = service.path();
     let public = format!("{}.pub", key.display());
     let added = program(&[
-        "admin", "add", "tina", "--public-key", &public, "--scopes", "read,policy", "--project", "other", "--dir", dir.to_str().unwrap(),
+        "admin",
+        "add",
+        "tina",
+        "--public-key",
+        &public,
+        "--scopes",
+        "read,policy",
+        "--project",
+        "other",
+        "--dir",
+        dir.to_str().unwrap(),
     ]);
     assert!(added.status.success(), "{}", stderr(&added));
     let ca = service.path().join("tls/ca.pem");

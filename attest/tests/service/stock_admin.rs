@@ -71,7 +71,9 @@ fn captured_admin_calls_set_what_an_attested_stock_client_then_gets() {
     client.get(RESOURCE, Some(session.session())).expect_refusal(404, "no_such_resource");
 
     let mut outcomes = Vec::new();
-    for (method, path, body) in calls.iter().filter(|(method, path, _)| method == "POST" && !path.ends_with("/auth") && !path.ends_with("/attest")) {
+    for (method, path, body) in
+        calls.iter().filter(|(method, path, _)| method == "POST" && !path.ends_with("/auth") && !path.ends_with("/attest"))
+    {
         outcomes.push((path.as_str(), send(&client, &token, method, path, body.as_bytes()).status));
     }
     // `svn` is the sample attester's: no report has one.
@@ -108,7 +110,9 @@ fn a_stock_resource_goes_to_listed_sites_of_its_project_and_to_nobody_else() {
     client.get(RESOURCE, Some(session.session())).expect_refusal(403, "resource_path");
     client.get("/kbs/v0/resource/other/disk/key1", Some(session.session())).expect_refusal(404, "no_such_resource");
     let session = one.attest_as_stock(&client);
-    for (path, code) in [("demo/disk/key", "no_such_resource"), ("demo/disk/key11", "no_such_resource"), ("demo/dis/key1", "no_such_resource")] {
+    for (path, code) in
+        [("demo/disk/key", "no_such_resource"), ("demo/disk/key11", "no_such_resource"), ("demo/dis/key1", "no_such_resource")]
+    {
         client.get(&format!("/kbs/v0/resource/{path}"), Some(session.session())).expect_refusal(404, code);
     }
     assert_eq!(session.open(&client.get(RESOURCE, Some(session.session()))), b"second");

@@ -124,8 +124,7 @@ impl Caller {
     /// A command as this admin.
     pub fn run(&self, service: &Service, args: &[&str]) -> Output {
         let (ca, key) = (service.path().join("tls/ca.pem"), &self.key);
-        let reach =
-            ["--url", &service.url, "--tls-name", TLS_NAME, "--ca", ca.to_str().unwrap(), "--admin-key", key.to_str().unwrap()];
+        let reach = ["--url", &service.url, "--tls-name", TLS_NAME, "--ca", ca.to_str().unwrap(), "--admin-key", key.to_str().unwrap()];
         program(&[args, &reach].concat())
     }
 }

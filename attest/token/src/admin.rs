@@ -65,10 +65,7 @@ impl CallClaims {
     }
 
     fn other(&self, method: &str, path: &str, body: &str) -> Reject {
-        Reject::OtherCall {
-            signed: format!("{} {} {}", self.method, self.path, self.body_sha256),
-            got: format!("{method} {path} {body}"),
-        }
+        Reject::OtherCall { signed: format!("{} {} {}", self.method, self.path, self.body_sha256), got: format!("{method} {path} {body}") }
     }
 
     /// When the call expires.

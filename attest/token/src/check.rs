@@ -186,7 +186,10 @@ pub enum Reject {
         exp: u64,
     },
     /// A bearer token that lives too long, or is for nothing.
-    #[error("bearer token lives from {iat} to {exp} for {scopes} scopes, expected 1 to {} seconds and at least one scope", crate::bearer::MAX_BEARER_SECONDS)]
+    #[error(
+        "bearer token lives from {iat} to {exp} for {scopes} scopes, expected 1 to {} seconds and at least one scope",
+        crate::bearer::MAX_BEARER_SECONDS
+    )]
     BearerLifetime {
         /// When it was issued, unix seconds.
         iat: u64,

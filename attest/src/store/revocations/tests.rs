@@ -209,7 +209,8 @@ fn nobody_gives_what_they_do_not_have_and_the_last_keeper_stays() {
 fn token_keys_rotate_retire_and_forget() {
     let (_dir, mut store) = store();
     let states = |store: &Store, now| store.token_keys().unwrap().status(now).into_iter().map(|key| key.state).collect::<Vec<_>>();
-    let sealed = |store: &Store| store.db.query_row("SELECT count(*) FROM token_keys WHERE sealed IS NOT NULL", [], |row| row.get::<_, i64>(0));
+    let sealed =
+        |store: &Store| store.db.query_row("SELECT count(*) FROM token_keys WHERE sealed IS NOT NULL", [], |row| row.get::<_, i64>(0));
     let first = store.add_token_key(1000, 1000).unwrap();
     let second = store.rotate_token_key(300, "ada", 2000).unwrap();
     let early = store.rotate_token_key(300, "ada", 2100);
