@@ -147,11 +147,15 @@ impl<T: Body> FromRequest<Arc<Service>> for Signed<T> {
             bearer(&head.headers).ok_or_else(|| admin_problem(Reason::AdminAuthMissing, &"no `Authorization: Bearer` header"))?.to_owned();
         let path = head.uri.path_and_query().map_or_else(|| head.uri.path().to_owned(), ToString::to_string);
         let call = format!("{} {path}", head.method);
-        let signed = blocking(service, move |service| {
+        let signed = match blocking(service, move |service| {
             let call = Call { audience: &service.tls_name, method: head.method.as_str(), path: &path, body: &[] };
             signed_head(service, &token, &call)
         })
-        .await?;
+        .await
+        {
+            Ok(signed) => signed,
+            Err(problem) => return Err(refuse_after(body, problem).await),
+        };
         // Megabytes are read of those only who can sign.
         let bytes = read(body, T::LIMIT).await?;
         blocking(service, move |service| {
@@ -215,6 +219,17 @@ pub(super) fn refuse_revoked(service: &Service, admin: &Admin, at: u64, call: &s
 
 fn admin_problem(reason: Reason, why: &dyn std::fmt::Display) -> Problem {
     Problem::refuse(reason, why)
+}
+
+/// What is read and thrown away of a body whose sender is refused, in bytes.
+const SPILLED_BYTES: usize = 64 * 1024;
+
+/// A refusal that does not depend on the body. A short body is taken in first: a client that is still sending when the connection
+/// closes may never see the answer.
+pub(super) async fn refuse_after(body: axum::body::Body, problem: Problem) -> Problem {
+    // Whatever becomes of it, the answer is the refusal.
+    let _ = read(body, SPILLED_BYTES).await;
+    problem
 }
 
 /// Reads a body of at most `limit` bytes.

@@ -152,7 +152,7 @@ impl Bearer {
     }
 }
 
-/// A body that came with a bearer token that holds.
+/// A body that came with a bearer token that holds; kept of no other.
 pub(super) struct ByBearer {
     caller: Bearer,
     /// Parsed later: what is wrong with it is told to whom the token belongs.
@@ -169,10 +169,10 @@ impl FromRequest<Arc<Service>> for ByBearer {
             .to_owned();
         let call = format!("{} {}", head.method, head.uri.path());
         let limit = if head.uri.path().starts_with("/kbs/v0/resource/") { MAX_RESOURCE_BYTES } else { MAX_STOCK_BODY_BYTES };
-        // Before the token: an answer to a request that is still being sent may not be read.
-        let body = Zeroizing::new(extract::read(body, limit).await?.to_vec());
-        let caller = blocking(service, move |service| authenticate(service, &text, &call)).await?;
-        Ok(Self { caller, body })
+        match blocking(service, move |service| authenticate(service, &text, &call)).await {
+            Ok(caller) => Ok(Self { caller, body: Zeroizing::new(extract::read(body, limit).await?.to_vec()) }),
+            Err(problem) => Err(extract::refuse_after(body, problem).await),
+        }
     }
 }
 
