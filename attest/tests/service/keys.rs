@@ -87,7 +87,7 @@ fn a_rotation_passes_through_its_states_and_survives_a_restart_in_each() {
         }
         // Its last token has expired: it is out, and a token that claims otherwise is nobody's.
         assert_eq!(states(&service), ["retired", "signing"]);
-        assert_eq!(published(&service), [new.clone()]);
+        assert_eq!(published(&service), std::slice::from_ref(&new));
         fetch(&service).expect_refusal(401, "token");
         assert_eq!(kid(&guest.attest(&service.client()).token()), new);
     }

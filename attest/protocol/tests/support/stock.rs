@@ -109,8 +109,8 @@ impl StockKey {
             json!({ "kty": "EC", "crv": crv, "alg": "ECDH-ES+A256KW", "x": encode(x), "y": encode(y) })
         };
         match self {
-            Self::P256(key) => ec("P-256", &key.public_key().to_sec1_point(false).as_bytes()),
-            Self::P521(key) => ec("P-521", &key.public_key().to_sec1_point(false).as_bytes()),
+            Self::P256(key) => ec("P-256", key.public_key().to_sec1_point(false).as_bytes()),
+            Self::P521(key) => ec("P-521", key.public_key().to_sec1_point(false).as_bytes()),
             Self::Rsa(key) => {
                 use rsa::traits::PublicKeyParts as _;
                 json!({ "kty": "RSA", "alg": "RSA-OAEP-256", "n": encode(&key.n_bytes()), "e": encode(&key.e_bytes()) })
