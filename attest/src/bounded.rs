@@ -59,7 +59,7 @@ impl<K: Eq + Hash + Clone, V: Clone> Bounded<K, V> {
     }
 
     /// How many values there are.
-    #[must_use]
+    #[cfg(test)]
     pub fn len(&self) -> usize {
         let generations = self.generations.read().unwrap_or_else(PoisonError::into_inner);
         generations.young.len() + generations.old.len()

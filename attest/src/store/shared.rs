@@ -171,7 +171,7 @@ mod tests {
         let (dir, mut store) = store();
         store.enroll(&file(record("site-1", 1)), false, "ada", 10).unwrap();
         let (say, said) = mpsc::channel::<io::Result<()>>();
-        let flusher = Flusher::start(move || said.recv().unwrap_or_else(|_| Ok(()))).unwrap();
+        let flusher = Flusher::start(move || said.recv().unwrap_or(Ok(()))).unwrap();
         (dir, SharedStore::with_flusher(store, flusher).unwrap(), say)
     }
 
