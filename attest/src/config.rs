@@ -51,7 +51,7 @@ pub enum ConfigError {
         /// The file.
         path: String,
         /// What is wrong.
-        source: KdsError,
+        source: Box<KdsError>,
     },
     /// A limit that would refuse everything.
     #[error("{path}: {field} is {got}, expected at least 1")]
@@ -145,7 +145,7 @@ impl RawKds {
     fn decided(self, path: &str) -> Result<KdsConfig, ConfigError> {
         let closed = KdsConfig::default();
         let url = self.url.unwrap_or(closed.url);
-        check_url(&url).map_err(|source| ConfigError::Kds { path: path.to_owned(), source })?;
+        check_url(&url).map_err(|source| ConfigError::Kds { path: path.to_owned(), source: Box::new(source) })?;
         Ok(KdsConfig { enabled: self.enabled, url, ca: self.ca.unwrap_or(closed.ca) })
     }
 }

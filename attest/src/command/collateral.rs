@@ -246,8 +246,8 @@ fn fate(server: &Value, what: &str, begun: Instant) -> Fate {
     // The service counts whole seconds; what happened in the second before we asked is not ours, but says the same.
     let since = begun.elapsed().as_secs() + 1;
     let newest = |list: &str| {
-        let entries = server[list].as_array().into_iter().flatten();
-        entries.filter(|entry| entry["what"] == what && entry["seconds_ago"].as_u64().is_some_and(|ago| ago <= since)).next().cloned()
+        let mut entries = server[list].as_array().into_iter().flatten();
+        entries.find(|entry| entry["what"] == what && entry["seconds_ago"].as_u64().is_some_and(|ago| ago <= since)).cloned()
     };
     let failed = newest("errors").map(|entry| text(&entry["why"]));
     let waits = server["waiting"].as_array().into_iter().flatten().any(|waiting| waiting == what);

@@ -117,7 +117,7 @@ impl Service {
     /// The change's own.
     pub fn change_keys<T, E: From<StoreError>>(&self, change: impl FnOnce(&mut Store) -> Result<T, E>) -> Result<T, E> {
         let mut store = self.store();
-        let done = change(&mut *store)?;
+        let done = change(&mut store)?;
         self.judge.keys().replace(store.token_keys()?);
         Ok(done)
     }
