@@ -180,19 +180,19 @@ pub struct Status {
 #[derive(Debug, Args)]
 pub struct Access {
     /// Service folder on this machine; stands for --url, --ca and --admin-key
-    #[arg(long, conflicts_with_all = ["url", "ca", "admin_key"], required_unless_present_all = ["url", "ca", "admin_key"])]
+    #[arg(long, conflicts_with_all = ["url", "ca", "admin_key"], required_unless_present_any = ["url", "ca", "admin_key"])]
     pub dir: Option<PathBuf>,
     /// Address of the service
-    #[arg(long, value_name = "https://HOST:PORT")]
+    #[arg(long, value_name = "https://HOST:PORT", requires_all = ["ca", "admin_key"])]
     pub url: Option<String>,
     /// Name in the service's certificate, where it is not the host in --url
     #[arg(long, value_name = "NAME", conflicts_with = "dir")]
     pub tls_name: Option<String>,
     /// CA certificate of the service, PEM; nothing else is trusted
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", requires = "url")]
     pub ca: Option<PathBuf>,
     /// Private key of an admin, PEM
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", requires = "url")]
     pub admin_key: Option<PathBuf>,
     /// Print the answer as JSON
     #[arg(long)]
@@ -246,5 +246,8 @@ mod tests {
         assert!(parse(&[]).is_err());
         assert!(parse(&["--url", "u", "--ca", "c"]).is_err());
         assert!(parse(&["--dir", "d", "--url", "u"]).is_err());
+        // The error names what is missing, not the other way to say where the service is.
+        let missing = parse(&["--url", "u"]).unwrap_err().to_string();
+        assert!(missing.contains("--ca") && missing.contains("--admin-key") && !missing.contains("--dir"), "{missing}");
     }
 }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use super::client::Client;
-use super::{offline, say, text};
+use super::{offline, say, text, time};
 use crate::cli::{Access, AdminCommand, Bearer};
 use crate::clock::{rfc3339, unix_now};
 use crate::failure::{Failure, OrFail};
@@ -65,7 +65,12 @@ fn bearer(args: &Bearer) -> Result<(), Failure> {
     if args.access.json {
         println!("{issued}");
     } else {
-        eprintln!("coffer-attest: bearer token {} for project {}, until {}", text(&issued["id"]), args.project, issued["expires_at"]);
+        eprintln!(
+            "coffer-attest: bearer token {} for project {}, until {}",
+            text(&issued["id"]),
+            args.project,
+            time(&issued["expires_at"])
+        );
         println!("{}", text(&issued["token"]));
     }
     Ok(())

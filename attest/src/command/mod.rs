@@ -20,6 +20,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use crate::clock::rfc3339;
 use crate::failure::{Failure, OrFail};
 use crate::layout::replace;
 
@@ -49,4 +50,9 @@ fn text(value: &Value) -> String {
         Value::String(text) => text.clone(),
         other => other.to_string(),
     }
+}
+
+/// A member that holds Unix seconds, as people read times.
+fn time(value: &Value) -> String {
+    value.as_u64().map_or_else(|| text(value), rfc3339)
 }

@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::client::Client;
-use super::text;
+use super::{text, time};
 use crate::cli::{Access, Owner, PolicyCommand};
 use crate::failure::{Failure, OrFail};
 use crate::layout::{private_folder, read_small, write_new};
@@ -58,7 +58,7 @@ fn origin(shown: &Value) -> String {
         Some("default") if *version == 0 => {
             "the service's default policy, for the project has none of its own; --replaces 0 sets its first".to_owned()
         }
-        _ => format!("version {version}, set at {} by {}: {}", shown["set_at"], text(&shown["set_by"]), text(&shown["reason"])),
+        _ => format!("version {version}, set at {} by {}: {}", time(&shown["set_at"]), text(&shown["set_by"]), text(&shown["reason"])),
     }
 }
 
@@ -121,7 +121,7 @@ fn history(owner: &Owner, access: &Access) -> Result<(), Failure> {
         return Ok(());
     }
     for version in versions.as_array().into_iter().flatten() {
-        let (at, by, why) = (&version["set_at"], text(&version["set_by"]), text(&version["reason"]));
+        let (at, by, why) = (time(&version["set_at"]), text(&version["set_by"]), text(&version["reason"]));
         println!("{}  {at}  {by}  sha256={}  {why}", version["version"], text(&version["sha256"]));
     }
     Ok(())

@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::client::Client;
-use super::{say, text};
+use super::{say, text, time};
 use crate::cli::{Access, SiteCommand};
 use crate::failure::{Failure, OrFail};
 use crate::layout::read_private;
@@ -120,15 +120,15 @@ fn config_lines(site: &Value) -> String {
         text(&record["open_risks"]["aml"]),
         record["token_expiration"],
     ));
-    lines.push_str(&format!("\n  enrolled at={} by={}", site["enrolled_at"], text(&site["enrolled_by"])));
+    lines.push_str(&format!("\n  enrolled at={} by={}", time(&site["enrolled_at"]), text(&site["enrolled_by"])));
     if let Some(asked) = asked_of_evidence(record) {
         lines.push_str(&format!("\n  asks {asked}"));
     }
     if site["standing"] == "superseded" {
-        lines.push_str(&format!("\n  may run beside its successor until={}", site["overlap_until"]));
+        lines.push_str(&format!("\n  may run beside its successor until={}", time(&site["overlap_until"])));
     }
     if site["standing"] == "revoked" {
-        let (at, by, why) = (&site["revoked_at"], text(&site["revoked_by"]), text(&site["revoked_why"]));
+        let (at, by, why) = (time(&site["revoked_at"]), text(&site["revoked_by"]), text(&site["revoked_why"]));
         lines.push_str(&format!("\n  revoked at={at} by={by}: {why}"));
     }
     lines
@@ -143,5 +143,5 @@ fn asked_of_evidence(record: &Value) -> Option<String> {
 }
 
 fn decision_line(entry: &Value) -> String {
-    format!("  {} {} {} {} {}", entry["at"], text(&entry["event"]), text(&entry["code"]), text(&entry["id"]), text(&entry["detail"]))
+    format!("  {} {} {} {} {}", time(&entry["at"]), text(&entry["event"]), text(&entry["code"]), text(&entry["id"]), text(&entry["detail"]))
 }

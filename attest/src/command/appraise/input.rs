@@ -53,7 +53,7 @@ impl Form {
 #[non_exhaustive]
 pub enum InputError {
     /// None of the forms.
-    #[error("{bytes} bytes that are neither a report of {expected} bytes, nor its hexadecimal or base64 text, nor JSON", expected = Report::LEN)]
+    #[error("{bytes} bytes that are neither a report of {expected} bytes, nor its hexadecimal or base64 text, nor a JSON object", expected = Report::LEN)]
     Unknown {
         /// How many.
         bytes: usize,
