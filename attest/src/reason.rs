@@ -215,7 +215,7 @@ reasons! {
         "asks for a resource before it has attested; a client's first request always is",
         "client: attest first; sessions end after five minutes and at a restart";
     ValuesChanged "values_changed" UNAUTHORIZED TokenNotFound Anybody,
-        "attested before the project's reference values changed",
+        "attested before the project's reference values or token rego changed",
         "client: attest again; the new values decide";
     ResourcePath "resource_path" FORBIDDEN PolicyDeny Guest,
         "asks for a secret of another site, config or project than it attested as",

@@ -24,11 +24,11 @@ const KEPT_POLICIES: usize = 64;
 
 /// Another process that runs [`work`].
 pub trait Sandbox: Send + Sync + fmt::Debug {
-    /// Hands one job over and gives the answer. `text` is the policy that the job is about.
+    /// Hands one job over and gives the answer. `name` tells policies apart, and a policy in force from a trial of the same text.
     ///
     /// # Errors
     /// What kept it from answering, such as a bound, for the log.
-    fn run(&self, text: &str, job: &[u8]) -> Result<Vec<u8>, String>;
+    fn run(&self, name: &str, job: &[u8]) -> Result<Vec<u8>, String>;
 }
 
 static SANDBOX: OnceLock<Box<dyn Sandbox>> = OnceLock::new();
@@ -69,13 +69,17 @@ pub(crate) struct Confined {
     sandbox: &'static dyn Sandbox,
     question: QuestionName,
     text: String,
+    /// What the sandbox holds it to account under. Whoever tries a text with questions of their own says nothing about the same
+    /// text in force elsewhere.
+    name: String,
 }
 
 impl Confined {
     /// Has a policy compiled and asked about the empty input; none if this process has no sandbox.
-    pub(crate) fn load(question: QuestionName, text: &str) -> Option<Result<Self, PolicyError>> {
+    pub(crate) fn load(question: QuestionName, text: &str, is_trial: bool) -> Option<Result<Self, PolicyError>> {
         let sandbox = SANDBOX.get()?.as_ref();
-        let confined = Self { sandbox, question, text: text.to_owned() };
+        let name = if is_trial { format!("trial\n{text}") } else { text.to_owned() };
+        let confined = Self { sandbox, question, text: text.to_owned(), name };
         Some(match confined.run(None) {
             Ok(Answer::Loaded) => Ok(confined),
             Ok(Answer::Package(got)) => Err(PolicyError::Package { question, got, expected: question.package() }),
@@ -97,7 +101,7 @@ impl Confined {
     fn run(&self, asked: Option<Asked<'_>>) -> Result<Answer, String> {
         let job = Job { question: self.question, text: Cow::from(&self.text), asked };
         let job = serde_json::to_vec(&job).map_err(|e| e.to_string())?;
-        let answer = self.sandbox.run(&self.text, &job)?;
+        let answer = self.sandbox.run(&self.name, &job)?;
         // The worker ran a stranger's policy: what it says is read like a stranger's words.
         serde_json::from_slice(&answer).map_err(|e| format!("the evaluator's answer does not parse: {e}"))
     }

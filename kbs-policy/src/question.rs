@@ -168,8 +168,17 @@ impl fmt::Debug for Question {
 impl Question {
     /// Compiles a project's policy, in the sandbox if this process has one.
     pub(crate) fn project(question: QuestionName, text: &str) -> Result<Self, PolicyError> {
+        Self::of_project(question, text, false)
+    }
+
+    /// The same for a trial, in which it answers for nothing that decides.
+    pub(crate) fn trial(question: QuestionName, text: &str) -> Result<Self, PolicyError> {
+        Self::of_project(question, text, true)
+    }
+
+    fn of_project(question: QuestionName, text: &str, is_trial: bool) -> Result<Self, PolicyError> {
         check_text(question, text)?;
-        match Confined::load(question, text) {
+        match Confined::load(question, text, is_trial) {
             Some(loaded) => Ok(Self { place: Place::There(loaded?), rule: rule(question) }),
             None => Self::compile(question, text),
         }

@@ -100,7 +100,7 @@ pub fn test_upload(rego: &ProjectRego<'_>, fixtures: &[Fixture]) -> Result<(), U
     let mut compiled = Vec::new();
     for (question, text) in texts {
         if let Some(text) = text {
-            let loaded = Question::project(question, text)?;
+            let loaded = Question::trial(question, text)?;
             try_builtin(question, &loaded)?;
             compiled.push((question, loaded));
         }

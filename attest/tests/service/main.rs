@@ -14,6 +14,7 @@ mod explain;
 mod fairness;
 mod guide;
 mod handshake;
+mod intruders;
 mod keys;
 mod limits;
 mod openapi;

@@ -43,6 +43,19 @@ impl Raw {
         let _ = self.0.write_all(bytes).and_then(|()| self.0.flush());
     }
 
+    /// From here on a write that nobody takes fails after this time.
+    pub fn give_up_writing_after(&self, time: Duration) {
+        self.0.sock.set_write_timeout(Some(time)).unwrap();
+    }
+
+    /// Sends bytes.
+    ///
+    /// # Errors
+    /// If nobody takes them.
+    pub fn try_write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.0.write_all(bytes).and_then(|()| self.0.flush())
+    }
+
     /// The next answer; none if the service hangs up before a whole one.
     pub fn read(&mut self) -> Option<Answer> {
         let mut head = Vec::new();
