@@ -40,9 +40,8 @@ fn a_processor_that_hides_its_name_cannot_silence_the_site_it_names() {
     let client = service.client();
     // Genuine hardware in a stranger's hands: any HOST_DATA, its own image, no chip id.
     let stranger = Guest::new(&simulator(Family::Genoa).asp, LaunchDigest::new([0xEE; 48]), guest.host_data());
-    let codes: Vec<String> = (0..70)
-        .map(|_| stranger.attest_with(&client, |fields| fields.chip_id = ChipId::new([0; 64])).answer.refusal().2)
-        .collect();
+    let codes: Vec<String> =
+        (0..70).map(|_| stranger.attest_with(&client, |fields| fields.chip_id = ChipId::new([0; 64])).answer.refusal().2).collect();
     assert_eq!(codes[0], "masked_chip", "{codes:?}");
     assert_eq!(codes[69], "site_rate", "the stranger itself is bounded: {codes:?}");
     let own = guest.attest(&client);
@@ -138,7 +137,8 @@ fn a_stranger_has_no_megabytes_read() {
 fn a_call_is_signed_with_its_body_whatever_is_read_first() {
     let service = Service::simulated();
     let (client, ada) = (service.client(), Caller::first(&service));
-    let call = coffer_token::admin::Call { audience: TLS_NAME, method: "POST", path: "/coffer/v1/keys/rotate", body: b"{\"delay_seconds\":300}" };
+    let call =
+        coffer_token::admin::Call { audience: TLS_NAME, method: "POST", path: "/coffer/v1/keys/rotate", body: b"{\"delay_seconds\":300}" };
     let token = ada.signer.sign(&call, "one-call", coffer_token::UnixTime(crate::support::now()), 60).unwrap();
     with_token(&client, &token, "POST", call.path, b"{\"delay_seconds\":0}").expect_refusal(401, "admin_auth");
     with_token(&client, &token, "POST", call.path, b"").expect_refusal(401, "admin_auth");
@@ -219,7 +219,8 @@ fn no_token_of_one_kind_opens_what_is_anothers() {
     let guest = service.enrolled_guest("site-1");
     service.set_policy(&["--project", "demo"], 0, &document());
     let client = service.client();
-    let (job, kbs, admin) = (guest.attest(&client).token(), guest.attest_as_stock(&client).token(), bearer(&service, "set-resource,policy"));
+    let (job, kbs, admin) =
+        (guest.attest(&client).token(), guest.attest_as_stock(&client).token(), bearer(&service, "set-resource,policy"));
     let resource = guest.resource("site-1", "");
     for token in [&job, &admin] {
         with_token(&client, token, "GET", &resource, b"").expect_refusal(401, "token");

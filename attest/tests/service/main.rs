@@ -4,8 +4,8 @@
 mod admin;
 mod admins;
 mod attacks;
-mod bounds;
 mod audit;
+mod bounds;
 mod captured;
 mod collateral;
 mod commands;
