@@ -127,7 +127,9 @@ pub fn refuse(service: &Service, admin: &Admin, error: &RevocationError) -> Prob
     let reason = match error {
         RevocationError::Store(e) => return Problem::internal(e),
         RevocationError::Already { .. } => Reason::AlreadyRevoked,
-        RevocationError::Value { .. } | RevocationError::Zeros { .. } | RevocationError::Reason { .. } => Reason::RevocationValue,
+        RevocationError::Value { .. } | RevocationError::Zeros { .. } | RevocationError::Reason { .. } | RevocationError::OurWords => {
+            Reason::RevocationValue
+        }
     };
     refuse_recorded(service, admin, reason, error)
 }

@@ -36,6 +36,9 @@ CREATE TRIGGER revocations_have_no_gap BEFORE INSERT ON revocations
   BEGIN SELECT RAISE(ABORT, 'revocations are numbered without gaps'); END;
 ";
 
+/// How the reason begins where a successor's HOST_DATA follows.
+pub(super) const SUPERSEDED: &str = "superseded by ";
+
 /// The longest reason, in bytes: one line of text.
 pub const MAX_REASON_BYTES: usize = 1000;
 
@@ -75,6 +78,9 @@ pub enum RevocationError {
         /// Its length.
         got: usize,
     },
+    /// The words by which this service knows a succession: nobody else writes them.
+    #[error("reason begins with `{SUPERSEDED}`, which only an enrollment's `supersedes` writes\nhint: say it in other words")]
+    OurWords,
     /// The database.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -241,7 +247,7 @@ pub(super) struct Gone {
 impl Gone {
     /// Whether that config was revoked because this very record took its place: after a restore it may be enrolled again.
     pub(super) fn makes_way_for(&self, record: &Enrollment) -> bool {
-        let superseded = format!("superseded by {}", record.host_data);
+        let superseded = format!("{SUPERSEDED}{}", record.host_data);
         let named = record.supersedes.is_some_and(|old| old.to_string() == self.host_data);
         named && self.reason.as_ref().is_some_and(|reason| reason.starts_with(&superseded))
     }
@@ -317,8 +323,11 @@ fn canonical(kind: RevocationKind, value: &str) -> Result<String, RevocationErro
     if zeros { Err(RevocationError::Zeros { kind }) } else { Ok(value.to_owned()) }
 }
 
-/// Reasons end up in lists, logs and terminals.
+/// Reasons end up in lists, logs and terminals; and after a restore a succession is known by its reason.
 pub(super) fn check_reason(reason: &str) -> Result<(), RevocationError> {
+    if reason.starts_with(SUPERSEDED) {
+        return Err(RevocationError::OurWords);
+    }
     let fits = (1..=MAX_REASON_BYTES).contains(&reason.len()) && !reason.chars().any(char::is_control);
     if fits { Ok(()) } else { Err(RevocationError::Reason { got: reason.len() }) }
 }

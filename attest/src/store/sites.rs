@@ -12,7 +12,7 @@ use serde::Serialize;
 use zeroize::Zeroizing;
 
 use super::audit::{Entry, Event, Subject, append};
-use super::revocations::{self, RevocationError, check_reason};
+use super::revocations::{self, RevocationError, SUPERSEDED, check_reason};
 use super::{Store, StoreError, seconds};
 use crate::reason::Reason;
 
@@ -261,7 +261,7 @@ impl Store {
         match (place, record.supersedes, record.overlap_seconds) {
             (Place::AfterKnown, Some(old), Some(seconds)) => begin_overlap(&tx, old, now.saturating_add(seconds.into()))?,
             (Place::AfterKnown, Some(old), None) => {
-                close(&tx, self.root_of_trust, record, old, by, &format!("superseded by {}", record.host_data), now)?;
+                close(&tx, self.root_of_trust, record, old, by, &format!("{SUPERSEDED}{}", record.host_data), now)?;
             }
             _ => {}
         }
@@ -390,7 +390,7 @@ impl Store {
                 || (row.enrolled_by.clone(), "its successor".to_owned()),
                 |next| (next.enrolled_by, next.record.host_data.to_string()),
             );
-            close(&tx, self.root_of_trust, &row.record, old, &by, &format!("superseded by {next}, the overlap is over"), now)?;
+            close(&tx, self.root_of_trust, &row.record, old, &by, &format!("{SUPERSEDED}{next}, the overlap is over"), now)?;
         }
         tx.commit()?;
         self.refresh_revocations()?;

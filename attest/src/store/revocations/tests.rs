@@ -6,7 +6,7 @@ use coffer_token::{RevocationKind, RevocationList};
 
 use super::super::tests::{facts, file, record, store};
 use super::super::{Admin, AdminError, EnrollError, Entry, Event, KeyError, Scope, Site, Standing, Store, Subject};
-use super::{ImportError, RevocationError};
+use super::{ImportError, RevocationError, SUPERSEDED};
 use crate::kek::Kek;
 use crate::token_keys::KeyState;
 
@@ -82,6 +82,18 @@ fn values_are_what_reports_show() {
         let refused = store.revoke_value(RevocationKind::Chip, CHIP, reason, "ada", 1);
         assert!(matches!(refused, Err(RevocationError::Reason { .. })), "{refused:?}");
     }
+}
+
+/// After a restore, the record that took a config's place is known by the reason of that config's revocation.
+#[test]
+fn nobody_writes_the_words_of_a_succession_to_have_a_revoked_name_again() {
+    let (_dir, mut store) = store();
+    let reason = format!("{SUPERSEDED}{}", HostData::new([2; 32]));
+    let image = store.revoke_value(RevocationKind::Image, &"ab".repeat(48), &reason, "ada", 1);
+    assert!(matches!(image, Err(RevocationError::OurWords)), "{image:?}");
+    let (project, site) = ("demo".parse().unwrap(), "site-1".parse().unwrap());
+    let site = store.revoke(&project, &site, None, "ada", &reason, 1);
+    assert!(matches!(&site, Err(crate::store::RevokeError::Reason(RevocationError::OurWords))), "{site:?}");
 }
 
 #[test]
