@@ -20,6 +20,7 @@ mod policy;
 mod reason;
 mod revocation;
 mod session;
+mod source;
 mod store;
 mod tls;
 mod token_keys;

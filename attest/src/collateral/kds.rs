@@ -1,16 +1,14 @@
 //! AMD's key server, or a mirror of it: one request, one bounded answer. Nothing it says is believed here.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use ureq::http::header::RETRY_AFTER;
 use ureq::http::{HeaderMap, StatusCode, Uri};
-use ureq::tls::{Certificate, RootCerts, TlsConfig, TlsProvider};
 
 use super::bundle::MAX_FILE_BYTES;
 use super::key::Request;
-use crate::tls::{TlsError, certificates};
+use crate::tls::{TlsError, certificates, client_config};
 
 /// AMD's own.
 pub const PUBLIC_URL: &str = "https://kdsintf.amd.com";
@@ -97,12 +95,7 @@ impl Kds {
         if roots.is_empty() {
             return Err(KdsError::NoCa { ca: ca.display().to_string(), url: url.to_owned() });
         }
-        let roots: Vec<_> = roots.iter().map(|c| Certificate::from_der(c).to_owned()).collect();
-        let tls = TlsConfig::builder()
-            .provider(TlsProvider::Rustls)
-            .root_certs(RootCerts::new_with_certs(&roots))
-            .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .build();
+        let tls = client_config(&roots);
         let config = ureq::Agent::config_builder()
             .tls_config(tls)
             .https_only(true)

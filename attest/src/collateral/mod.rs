@@ -21,8 +21,8 @@ use coffer_evidence::{CertKind, Certificate, Family, SigningKey, SnpEvidence, Un
 use coffer_verify::{Collateral, Roots};
 
 use crate::clock::{rfc3339, unix_now};
-use crate::http::network;
 use crate::kek::random;
+use crate::source::network;
 use crate::store::{CollateralKind, CollateralRow, StoreError};
 use kds::{Answer, Kds};
 use key::{ChipTcb, Request};

@@ -1,7 +1,6 @@
 //! The admin's side of the wire: HTTPS to one pinned service, every call signed.
 
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::sync::Arc;
 use std::time::Duration;
 
 use coffer_protocol::ErrorInformation;
@@ -9,7 +8,6 @@ use coffer_token::UnixTime;
 use coffer_token::admin::{AdminSigner, Call};
 use serde::de::DeserializeOwned;
 use ureq::http::{Method, Request, Uri};
-use ureq::tls::{Certificate, RootCerts, TlsConfig, TlsProvider};
 use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
 
@@ -20,7 +18,7 @@ use crate::failure::{Exit, Failure, OrFail};
 use crate::kek::random;
 use crate::layout::{Layout, read_private, read_small};
 use crate::reason::Reason;
-use crate::tls::certificates;
+use crate::tls::{certificates, client_config};
 
 /// An answer takes milliseconds; a service that needs this long is not there.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -65,15 +63,11 @@ impl Client {
         let Target { url, tls_name, ca, admin_key } = target(access)?;
         let (host, port) = host_and_port(&url)?;
         let addresses = (host.as_str(), port).to_socket_addrs().map(Iterator::collect).map_err(|e| unreachable(&url, &e))?;
-        let roots: Vec<_> = certificates(&ca).or_fail("cannot use the CA")?.iter().map(|c| Certificate::from_der(c).to_owned()).collect();
+        let roots = certificates(&ca).or_fail("cannot use the CA")?;
         let pem = read_private(&admin_key).or_fail("cannot use the admin key")?;
         let pem = std::str::from_utf8(&pem).or_fail("cannot use the admin key")?;
         let signer = AdminSigner::from_pem(pem).or_fail(&format!("cannot use the admin key {}", admin_key.display()))?;
-        let tls = TlsConfig::builder()
-            .provider(TlsProvider::Rustls)
-            .root_certs(RootCerts::new_with_certs(&roots))
-            .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .build();
+        let tls = client_config(&roots);
         let config = ureq::Agent::config_builder()
             .tls_config(tls)
             .https_only(true)

@@ -1,6 +1,5 @@
 //! The HTTP surface: one route, one function, one typed body. `healthz`, `jwks.json` and the handshake are open to everybody.
 
-mod admin;
 mod admins;
 mod attest;
 mod audit;
@@ -20,6 +19,7 @@ mod queue;
 mod rate;
 mod resource;
 mod revocation;
+mod sites;
 mod status;
 mod stock;
 mod unrecorded;
@@ -44,7 +44,7 @@ pub use holder::Holder;
 use holder::HolderBound;
 use problem::Problem;
 use queue::FairQueue;
-pub use rate::{Held, SourceBound, SourceShare, network};
+pub use rate::{Held, SourceBound, SourceShare};
 use unrecorded::Refusals;
 
 /// Everything a request may need. Nothing in it is per session.
@@ -186,9 +186,9 @@ fn routes() -> Router<Arc<Service>> {
         .route("/kbs/v0/resource/{project}/{site}/{tag}", get(resource::resource).post(stock::set_resource).delete(stock::delete_resource))
         .route("/.well-known/jwks.json", get(jwks::jwks))
         .route("/healthz", get(health::health))
-        .route("/coffer/v1/sites", get(admin::list).post(admin::enroll))
-        .route("/coffer/v1/sites/{project}/{site}", get(admin::show))
-        .route("/coffer/v1/sites/{project}/{site}/revoke", post(admin::revoke))
+        .route("/coffer/v1/sites", get(sites::list).post(sites::enroll))
+        .route("/coffer/v1/sites/{project}/{site}", get(sites::show))
+        .route("/coffer/v1/sites/{project}/{site}/revoke", post(sites::revoke))
         .route("/coffer/v1/refusals/{id}", get(explain::explain))
         .route("/coffer/v1/collateral", get(collateral::status).post(collateral::import))
         .route("/coffer/v1/collateral/fetch", post(collateral::fetch))

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 
-use super::rate::network;
+use crate::source::network;
 
 /// The queue.
 #[derive(Debug)]

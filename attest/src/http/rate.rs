@@ -10,6 +10,8 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use crate::source::network;
+
 const BUCKETS: usize = 4096;
 
 /// The table.
@@ -54,14 +56,6 @@ impl SourceBound {
         }
         bucket.tokens -= 1.0;
         true
-    }
-}
-
-/// What counts as one source: an IPv4 address, or an IPv6 /64, which is what one subscriber gets.
-pub fn network(source: IpAddr) -> u64 {
-    match source.to_canonical() {
-        IpAddr::V4(v4) => u64::from(v4.to_bits()),
-        IpAddr::V6(v6) => (v6.to_bits() >> 64) as u64,
     }
 }
 

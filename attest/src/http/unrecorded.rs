@@ -9,8 +9,8 @@ use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 
 use super::problem::Told;
-use super::rate::network;
 use crate::reason::Reason;
+use crate::source::network;
 
 /// Kept of all sources together; a few megabytes, for each text is at most 600 characters.
 const MOST: usize = 4096;
