@@ -137,7 +137,7 @@ fn decide(source: &Source, spec: SiteSpec) -> Result<Plan, SpecError> {
     Ok(Plan {
         site,
         site_svn: svn.map(|svn| u32::try_from(svn).unwrap_or(u32::MAX)),
-        role: one_of(source, &spec.role, "role", &[("client", Role::Client), ("server", Role::Server)], "`client` or `server`")?,
+        role: one_of(source, &spec.role, "role", &[("client", Role::Client), ("server", Role::Server), ("superlink", Role::Superlink)], "`client`, `server` or `superlink`")?,
         drives: Drives {
             root: in_range(source, &spec.root_drive_size, "root_drive_size", ROOT_GIB, " GiB")? * GIB,
             applog: in_range(source, &spec.applog_drive_size, "applog_drive_size", SMALL_GIB, " GiB")? * GIB,

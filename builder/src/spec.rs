@@ -26,7 +26,7 @@ pub struct SiteSpec {
     pub cc_cpu_mechanism: Spanned<String>,
     /// `nvidia_cc`.
     pub cc_gpu_mechanism: Option<Spanned<String>>,
-    /// `client` or `server`.
+    /// `client`, `server` or `superlink`.
     pub role: Spanned<String>,
     /// GiB.
     pub root_drive_size: Spanned<u64>,

@@ -13,6 +13,7 @@ mod kit;
 mod network;
 pub mod report;
 mod root;
+mod standing;
 mod tls;
 mod unlock;
 mod workload;

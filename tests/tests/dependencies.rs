@@ -14,9 +14,10 @@ const EDGES: &[(&str, &[&str])] = &[
     ("coffer-manifest", &["coffer-evidence"]),
     ("coffer-measure", &["coffer-evidence"]),
     ("coffer-image", &["coffer-manifest"]),
-    ("coffer-init", &["coffer-sys", "coffer-manifest", "coffer-protocol", "coffer-evidence"]),
+    ("coffer-init", &["coffer-sys", "coffer-manifest", "coffer-protocol", "coffer-evidence", "coffer-token"]),
     ("coffer-sys", &[]),
     ("coffer-attest", &["coffer-verify", "coffer-protocol", "coffer-token", "coffer-kbs-policy", "coffer-manifest", "coffer-evidence"]),
+    ("coffer-gate", &["coffer-token"]),
     ("coffer-evidence", &[]),
     ("coffer-protocol", &["coffer-evidence"]),
     ("coffer-token", &[]),
@@ -82,6 +83,11 @@ fn the_builder_carries_no_simulator() {
 #[test]
 fn the_service_carries_no_builder_and_no_simulator() {
     refuse("coffer-attest", &["coffer", "coffer-image", "coffer-simulator", "coffer-init"]);
+}
+
+#[test]
+fn the_gate_judges_nothing() {
+    refuse("coffer-gate", &["coffer-verify", "coffer-kbs-policy", "regorus", "aws-lc-rs", "coffer-simulator", "coffer-attest", "rusqlite"]);
 }
 
 #[test]

@@ -236,10 +236,7 @@ fn policy_record(site: &Site) -> Record {
 }
 
 const fn role(record: &Enrollment) -> &'static str {
-    match record.role {
-        coffer_manifest::Role::Client => "client",
-        coffer_manifest::Role::Server => "server",
-    }
+    record.role.name()
 }
 
 /// The purpose's name, as in runtime-data and tokens.

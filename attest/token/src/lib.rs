@@ -12,8 +12,10 @@ mod check;
 mod claims;
 mod compact;
 mod key;
+pub mod lease;
 mod revocations;
 mod statement;
+mod withdrawals;
 
 pub use audit_head::AuditHead;
 pub use check::{Checked, Expectation, MAX_SKEW_SECONDS, MAX_TOKEN_BYTES, Reject, Usage, check};
@@ -21,6 +23,7 @@ pub use claims::{Claims, CofferClaims, FormError, GpuVerdict, Hex, MAX_LIFETIME_
 pub use key::{Jkt, JktError, Jwks, KeyError, SignError, Signer};
 pub use revocations::{MAX_REVOCATIONS_PER_LIST, Revocation, RevocationKind, RevocationKindError, RevocationList, RevocationListError};
 pub use statement::{MAX_STATEMENT_BYTES, StatementError, StatementKind};
+pub use withdrawals::{MAX_WITHDRAWALS_PER_LIST, WITHDRAWALS_KEPT_SECONDS, Withdrawal, WithdrawalList, WithdrawalListError, Withdrawn};
 
 /// Seconds since 1970-01-01T00:00:00Z.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]

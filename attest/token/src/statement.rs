@@ -19,11 +19,13 @@ pub enum StatementKind {
     AuditHead,
     /// The numbered list of revocations.
     Revocations,
+    /// What was taken back lately.
+    Withdrawals,
 }
 
 impl StatementKind {
     /// Every kind.
-    pub const ALL: [Self; 2] = [Self::AuditHead, Self::Revocations];
+    pub const ALL: [Self; 3] = [Self::AuditHead, Self::Revocations, Self::Withdrawals];
 
     /// The header's `typ`.
     #[must_use]
@@ -31,6 +33,7 @@ impl StatementKind {
         match self {
             Self::AuditHead => "coffer-audit-head+jwt",
             Self::Revocations => "coffer-revocations+jwt",
+            Self::Withdrawals => "coffer-withdrawals+jwt",
         }
     }
 }

@@ -21,5 +21,6 @@ pub use enrollment::{Enrollment, EnrollmentFile, MAX_OVERLAP_SECONDS, Secrets};
 pub use kit::{KitKey, KitSealError, SealedKit, open_kit, seal_kit};
 pub use names::{NameError, ProjectName, ResourcePath, RootOfTrust, SecretName, Sha256Digest, SiteName};
 pub use site::{
-    Attestation, Container, FailureAction, Gpu, GpuMechanism, Issuer, KeyService, KeyServiceKind, KitRef, Network, Role, SiteConfig, User,
+    Attestation, Container, FailureAction, Gate, Gpu, GpuMechanism, Issuer, KeyService, KeyServiceKind, KitRef, Network, Role, SiteConfig,
+    User, WorkloadEnd,
 };

@@ -50,6 +50,9 @@ pub struct SiteConfig {
     pub container: Container,
     /// What it may reach, and what may reach it.
     pub network: Network,
+    /// The gate in front of its SuperLink, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gate: Option<Gate>,
     /// How often it proves itself, and what happens when it cannot.
     pub attestation: Attestation,
     /// The GPUs it needs, if any.
@@ -87,8 +90,22 @@ impl SiteConfig {
 pub enum Role {
     /// A participant that trains on its own data (Flower SuperNode).
     Client,
-    /// The aggregator (Flower SuperLink).
+    /// The aggregator of a federation that is not Flower's (NVFLARE's server).
     Server,
+    /// The aggregator of a Flower federation, with its gate (SuperLink).
+    Superlink,
+}
+
+impl Role {
+    /// Its name, as in documents and tokens.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Server => "server",
+            Self::Superlink => "superlink",
+        }
+    }
 }
 
 /// Which protocol the key service speaks.
@@ -167,6 +184,32 @@ pub struct Network {
     pub allowed_out_ports: Vec<u16>,
     /// Lines for the container's `/etc/hosts`.
     pub hosts_entries: BTreeMap<String, IpAddr>,
+}
+
+/// Where the workload's one way out leads: from a port on loopback, over mutual TLS with this boot's attested key, to the gate.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Gate {
+    /// `host:port`, tried in order.
+    pub addresses: Vec<String>,
+    /// The name the gate's certificate must carry, whatever the address says.
+    pub tls_name: String,
+    /// One to four CA certificates, DER in standard base64. Nothing else is trusted.
+    pub ca: Vec<String>,
+    /// Where the workload finds its server.
+    pub workload: WorkloadEnd,
+    /// Whether the gate must itself be attested: its job token of role `superlink`, checked before a byte is sent to it.
+    pub attested: bool,
+}
+
+/// The workload's end of its way to the gate.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WorkloadEnd {
+    /// The name by which the workload calls its server; 127.0.0.1 in the container's `/etc/hosts`.
+    pub name: String,
+    /// The port on loopback, 1024 to 65535.
+    pub port: u16,
 }
 
 /// The attestation schedule.

@@ -6,8 +6,9 @@ use std::collections::BTreeMap;
 use coffer_manifest::disk::{DiskFormat, DiskUuid, KeyCheck, RootHash, RootSecret};
 use coffer_manifest::{
     Attestation, Base, BaseFile, BaseRoot, Bundle, BundleFile, ChipId, Container, Content, DocumentError, Enrollment, EnrollmentFile,
-    FailureAction, Gpu, GpuMechanism, HostData, Issuer, KeyDigest, KeyService, KeyServiceKind, KitKey, KitRef, LaunchDigest, LaunchShape,
-    MAX_DOCUMENT_BYTES, Network, OpenRisks, Role, RootOfTrust, Secrets, Sha256Digest, SiteConfig, TcbVersion, User, decode, encode,
+    FailureAction, Gate, Gpu, GpuMechanism, HostData, Issuer, KeyDigest, KeyService, KeyServiceKind, KitKey, KitRef, LaunchDigest,
+    LaunchShape, MAX_DOCUMENT_BYTES, Network, OpenRisks, Role, RootOfTrust, Secrets, Sha256Digest, SiteConfig, TcbVersion, User,
+    WorkloadEnd, decode, encode,
 };
 use proptest::prelude::{any, prop_assert, prop_assert_eq, proptest};
 
@@ -48,6 +49,13 @@ fn site() -> SiteConfig {
                 ("server2".into(), "2001:db8::1".parse().expect("v6")),
             ]),
         },
+        gate: Some(Gate {
+            addresses: vec!["gate.example.org:9443".into()],
+            tls_name: "gate.example.org".into(),
+            ca: vec!["MAA=".into()],
+            workload: WorkloadEnd { name: "superlink.example.org".into(), port: 9092 },
+            attested: true,
+        }),
         attestation: Attestation {
             token_expiration: 100,
             check_frequency: 120,
@@ -67,7 +75,7 @@ fn site() -> SiteConfig {
 /// Without any optional member.
 fn small_site() -> SiteConfig {
     let ark = Sha256Digest::new([0x66; 32]);
-    SiteConfig { root_of_trust: RootOfTrust::Simulated(ark), kit: None, gpu: None, role: Role::Server, ..site() }
+    SiteConfig { root_of_trust: RootOfTrust::Simulated(ark), kit: None, gate: None, gpu: None, role: Role::Server, ..site() }
 }
 
 fn risks() -> OpenRisks {

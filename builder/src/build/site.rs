@@ -79,6 +79,7 @@ pub fn config(
         kit: disk.kit,
         container,
         network: plan.network.clone(),
+        gate: None,
         attestation: plan.attestation.clone(),
         gpu: plan.gpu,
     }

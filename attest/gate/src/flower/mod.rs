@@ -1,0 +1,1 @@
+//! What the gate knows of Flower: its versions, its ports, its commands, its forms of error.
