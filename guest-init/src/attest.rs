@@ -10,20 +10,19 @@ use coffer_evidence::{EvidenceError, HostData};
 use coffer_manifest::disk::RootSecret;
 use coffer_manifest::{KeyServiceKind, KitKey, ResourcePath, SecretName, SiteConfig};
 use coffer_protocol::{
-    BoundKeys, Challenge, Jwe, JweError, JwkError, KeySet, MAX_JWE_BYTES, MAX_MESSAGE_BYTES, MAX_TOKEN_BYTES, MessageError, P384Key,
-    Purpose, RuntimeData, TeeKey, TokenResponse, attestation_body, open,
+    BoundKeys, Challenge, Jwe, JweError, JwkError, MAX_JWE_BYTES, MAX_MESSAGE_BYTES, MAX_TOKEN_BYTES, MessageError, Purpose, RuntimeData,
+    TeeKey, TokenResponse, attestation_body, open,
 };
-use ring::rand::SystemRandom;
-use ring::signature::{ECDSA_P384_SHA384_ASN1_SIGNING, EcdsaKeyPair, KeyPair};
 use rustix::rand::{GetRandomFlags, getrandom};
 use rustix::time::{ClockId, Timespec, clock_gettime, clock_settime};
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroizing;
 
 use self::service::{Service, ServiceError};
 use self::verdict::Verdict;
 use crate::boot::Failure;
 use crate::button::PowerButton;
 use crate::console::{self, Stage};
+use crate::keys::{self, BootKeys, KeysError};
 use crate::report::{ReportError, ReportSource};
 use crate::tls::Trust;
 
@@ -75,9 +74,12 @@ enum HandshakeError {
         /// Bytes of an S or of a kit's key.
         expected: usize,
     },
-    /// No random numbers or no keys.
-    #[error("cannot make this boot's keys: {0}")]
-    Keys(&'static str),
+    /// No random numbers.
+    #[error(transparent)]
+    Keys(#[from] KeysError),
+    /// The time in the token is none, or the kernel does not take it.
+    #[error("cannot set the clock: {0}")]
+    Clock(#[source] io::Error),
 }
 
 impl HandshakeError {
@@ -95,8 +97,8 @@ impl HandshakeError {
 }
 
 impl From<JwkError> for HandshakeError {
-    fn from(_: JwkError) -> Self {
-        Self::Keys("the key is malformed")
+    fn from(error: JwkError) -> Self {
+        Self::Keys(error.into())
     }
 }
 
@@ -114,6 +116,7 @@ pub fn handshake(
     site: &SiteConfig,
     host_data: &HostData,
     reports: &mut dyn ReportSource,
+    keys: &BootKeys,
     button: &mut PowerButton,
 ) -> Result<Secrets, Failure> {
     let fail = |error: &dyn std::fmt::Display| Failure::new(Stage::Attest, error);
@@ -121,8 +124,6 @@ pub fn handshake(
     let give_up = started + Duration::from_secs(site.attestation.retry_for.into());
     set_clock_floor(site.not_before).map_err(|error| fail(&format!("cannot set the clock: {error}")))?;
     let trust = Trust::new(&site.key_service).map_err(|error| fail(&error))?;
-    // New at each boot, and in this process only: whatever carries a token's `cnf` is a key of this very boot.
-    let tls_key = boot_key().map_err(HandshakeError::into_failure)?;
 
     let mut pause = FIRST_PAUSE;
     loop {
@@ -132,7 +133,7 @@ pub fn handshake(
             let deadline = (Instant::now() + HANDSHAKE_PATIENCE).min(give_up.max(started + FIRST_PATIENCE));
             let attempt = Service::connect(site, &trust, url, deadline)
                 .map_err(HandshakeError::from)
-                .and_then(|service| attempt(site, host_data, reports, &tls_key, service));
+                .and_then(|service| attempt(site, host_data, reports, keys, service));
             match attempt {
                 Ok(secrets) => return Ok(secrets),
                 Err(HandshakeError::Service(error)) if error.is_refused_certificate() => {
@@ -167,7 +168,7 @@ fn attempt(
     site: &SiteConfig,
     host_data: &HostData,
     reports: &mut dyn ReportSource,
-    tls_key: &P384Key,
+    keys: &BootKeys,
     mut service: Service<'_>,
 ) -> Result<Secrets, HandshakeError> {
     let coffer = site.key_service.kind == KeyServiceKind::Coffer;
@@ -178,8 +179,8 @@ fn attempt(
     }
 
     // For ECDH only, and new at each handshake.
-    let tee_key = TeeKey::from_random(&*random()?)?;
-    let bound = BoundKeys { purpose: Purpose::Boot, keys: KeySet { tls: tls_key.clone(), node: None, wg: None } };
+    let tee_key = TeeKey::from_random(&*keys::random()?)?;
+    let bound = BoundKeys { purpose: Purpose::Boot, keys: keys.bound(site) };
     let runtime_data = RuntimeData { nonce: challenge.nonce, tee_pubkey: tee_key.public(), coffer: coffer.then_some(bound) };
     let evidence = reports.report(runtime_data.report_data("")?.as_bytes())?;
     let evidence = if coffer { evidence.as_snp().to_raw_value()? } else { evidence.as_snp().to_stock_value()? };
@@ -194,7 +195,7 @@ fn attempt(
         Some(_) => Some(KitKey::new(*fetch(site, host_data, SecretName::Kit, &mut service, &tee_key)?)),
         None => None,
     };
-    correct_clock(verdict.issued_at).map_err(|_| HandshakeError::Keys("the clock cannot be set"))?;
+    correct_clock(verdict.issued_at).map_err(HandshakeError::Clock)?;
     let short: String = host_data.to_string().chars().take(12).collect();
     console::line(&format!(
         "verdict={} project={} site={} host_data={short}… token_exp={}",
@@ -217,28 +218,6 @@ fn fetch(
     match <[u8; 32]>::try_from(plain.as_slice()) {
         Ok(bytes) => Ok(Zeroizing::new(bytes)),
         Err(_) => Err(HandshakeError::SecretLength { got: plain.len(), expected: RootSecret::LEN }),
-    }
-}
-
-/// The public half of this boot's TLS key.
-fn boot_key() -> Result<P384Key, HandshakeError> {
-    let random = SystemRandom::new();
-    let algorithm = &ECDSA_P384_SHA384_ASN1_SIGNING;
-    let keys = EcdsaKeyPair::generate_pkcs8(algorithm, &random)
-        .and_then(|pkcs8| EcdsaKeyPair::from_pkcs8(algorithm, pkcs8.as_ref(), &random).map_err(Into::into))
-        .map_err(|_: ring::error::Unspecified| HandshakeError::Keys("P-384 key generation failed"))?;
-    Ok(P384Key::from_sec1(keys.public_key().as_ref())?)
-}
-
-/// 32 bytes of the kernel's random numbers.
-fn random() -> Result<Zeroizing<[u8; 32]>, HandshakeError> {
-    let mut bytes = Zeroizing::new([0; 32]);
-    match getrandom(&mut *bytes, GetRandomFlags::empty()) {
-        Ok(32) => Ok(bytes),
-        _ => {
-            bytes.zeroize();
-            Err(HandshakeError::Keys("the kernel gives no random numbers"))
-        }
     }
 }
 

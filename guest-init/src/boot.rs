@@ -8,6 +8,7 @@ use rustix::system::{RebootCommand, reboot};
 
 use crate::button::PowerButton;
 use crate::console::{self, Stage};
+use crate::keys::BootKeys;
 use crate::report::{ReportError, ReportSource};
 use crate::{attest, config, early, network, root, unlock, workload};
 
@@ -109,7 +110,8 @@ fn boot<P: Platform>() -> Result<(), Failure> {
     let mut network = network::up().at(Stage::Network)?;
     console::finished(Stage::Network);
 
-    let secrets = attest::handshake(&site, &host_data, reports.as_mut(), &mut button)?;
+    let keys = BootKeys::generate().at(Stage::Attest)?;
+    let secrets = attest::handshake(&site, &host_data, reports.as_mut(), &keys, &mut button)?;
     console::finished(Stage::Attest);
 
     let (volume, kit_key) = unlock::open(&site, secrets).at(Stage::Unlock)?;

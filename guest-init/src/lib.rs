@@ -9,6 +9,7 @@ mod console;
 mod disks;
 mod early;
 mod http;
+mod keys;
 mod kit;
 mod network;
 pub mod report;

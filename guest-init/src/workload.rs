@@ -257,6 +257,15 @@ pub(crate) mod tests {
         serde_json::from_value(text).expect("a valid site config")
     }
 
+    /// A gate of it.
+    pub(crate) fn gate() -> coffer_manifest::Gate {
+        let text = serde_json::json!({
+            "addresses": ["10.0.2.2:9443"], "tls_name": "gate.demo.test", "ca": [],
+            "workload": { "name": "superlink.demo.test", "port": 9092 }, "attested": false,
+        });
+        serde_json::from_value(text).expect("a valid gate")
+    }
+
     #[test]
     fn ends_print_as_the_console_has_them() {
         assert_eq!(End::Exit(3).to_string(), "exit=3");
