@@ -1,0 +1,30 @@
+#!/bin/sh
+# A Flower of one version, in a virtual environment of its own: prints the directory of its programs.
+#   tests/flower.sh 1.29.0
+# Made once in cache/flower/<version>, under a lock; a file `ready` says that it is whole, so an interrupted call leaves no half of it.
+set -eu
+version=${1:?usage: tests/flower.sh VERSION, e.g. 1.29.0}
+case $version in
+    *[!0-9.]* | .* | *..*) echo "flower.sh: version '$version' is not of the form 1.29.0" >&2; exit 2 ;;
+esac
+cache=$(cd "$(dirname "$0")/.." && pwd)/cache/flower
+home=$cache/$version
+if [ ! -x "$home/ready" ]; then
+    mkdir -p "$cache"
+    exec 9>"$cache/.lock"
+    flock 9
+    if [ ! -x "$home/ready" ]; then
+        log=$cache/$version.log
+        rm -rf "$home"
+        # The programs in bin/ name their interpreter by its full path, so it is made where it stays; `ready` says that it is whole.
+        if ! { python3 -m venv "$home" &&
+            "$home/bin/pip" install --quiet --disable-pip-version-check "flwr==$version" numpy==2.2.6 &&
+            "$home/bin/flwr" --version; } >"$log" 2>&1; then
+            echo "flower.sh: Flower $version cannot be installed, see $log" >&2
+            tail -n 5 "$log" >&2
+            exit 1
+        fi
+        install -m 0755 /dev/null "$home/ready"
+    fi
+fi
+echo "$home/bin"
