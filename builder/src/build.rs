@@ -121,8 +121,8 @@ impl Hint for BuildError {
 pub fn run(ui: Ui, args: &BuildArgs) -> Result<(), Failure> {
     memory::keep_keys_off_the_disk();
     let base = BaseDir::open(&args.base)?;
-    let plans = read_plans(args)?;
     let project = Project::read(&project_file(args), base.root()).map_err(BuildError::Spec)?;
+    let plans = read_plans(args, &project)?;
     let mut places = Vec::new();
     for plan in &plans {
         refuse_existing(&args.out, plan)?;
@@ -152,10 +152,10 @@ fn project_file(args: &BuildArgs) -> PathBuf {
     args.project.clone().unwrap_or_else(beside)
 }
 
-fn read_plans(args: &BuildArgs) -> Result<Vec<Plan>, BuildError> {
+fn read_plans(args: &BuildArgs, project: &Project) -> Result<Vec<Plan>, BuildError> {
     let mut plans: Vec<Plan> = Vec::new();
     for file in &args.sites {
-        let plan = Plan::read(file)?;
+        let plan = Plan::read(file, project.gate.as_ref())?;
         if let Some(twin) = plans.iter().find(|other| other.site == plan.site) {
             let fault = Fault::SiteTwice { site: plan.site.to_string(), other: twin.file.clone() };
             return Err(SpecError { file: file.clone(), line: 1, field: "site".into(), fault }.into());

@@ -133,6 +133,14 @@ pub enum Fault {
     SiteTwice { site: String, other: PathBuf },
     #[error("`{got}` is not `https://<host>:<port>`")]
     Url { got: String },
+    #[error("`{got}` is not `<host>:<port>`")]
+    HostAndPort { got: String },
+    #[error("got `{got}`, a gate takes only the job tokens of `coffer`")]
+    GateNeedsCoffer { got: String },
+    #[error("got `{got}`, but the name is project.yml's gate.workload.name and means 127.0.0.1")]
+    GateName { got: String },
+    #[error("got port {got}, which is project.yml's gate.workload.port on the guest's loopback")]
+    GatePort { got: u64 },
     #[error("got {got} certificates, expected 1 to {most}")]
     CaCount { got: usize, most: usize },
     #[error("{} is not a PEM certificate: {why}", path.display())]
@@ -158,14 +166,21 @@ impl Fault {
     fn hint(&self, field: &str) -> Option<String> {
         let text = match self {
             Self::UnknownKey { got, expected } => return near(got, expected),
+            Self::Missing { key } if field.starts_with("gate") => return Some(missing_of_gate(key).to_owned()),
             Self::Missing { key } => return Some(missing(key).to_owned()),
             Self::WrongType { .. } if field.ends_with("_drive_size") => "drive sizes are whole GiB, for example 30",
             Self::WrongType { .. } if field.starts_with("allowed_") => "ports are a list, one `- 8002` per line",
             Self::WrongType { .. } if field.ends_with("command") => {
                 "give the program and its arguments as a list: `command: [python3, -m, flwr]`"
             }
+            Self::WrongType { .. } if field == "gate.addresses" => "a list, even of one: `addresses: [gate.example.org:9443]`",
+            Self::WrongType { .. } if field == "gate.attested" => {
+                "true for a gate that runs in a confidential VM itself; leave it out else"
+            }
             Self::WrongType { .. } => "builder/README.md shows each field with an example",
-            Self::NotOneOf { .. } if field == "role" => "a participant that trains is a client, the aggregator a server",
+            Self::NotOneOf { .. } if field == "role" => {
+                "a participant that trains is a client; the aggregator is a superlink in a Flower federation, else a server"
+            }
             Self::NotOneOf { .. } if field.ends_with("failure_action") => "leave it out for `stop_job`",
             Self::NotOneOf { .. } if field.starts_with("cc_gpu") => "leave it out for a site without a confidential GPU",
             Self::NotOneOf { .. } => "`coffer` is this project's coffer-attest, `trustee` a stock Trustee",
@@ -187,6 +202,7 @@ impl Fault {
             Self::OutOfRange { .. } if field.starts_with("tcb_floor") => {
                 "security patch levels are single bytes; the site's own are in its attestation report, REPORTED_TCB"
             }
+            Self::OutOfRange { .. } if field == "gate.workload.port" => "the port the workload dials, for Flower's Fleet API 9092",
             Self::OutOfRange { unit: "", .. } => "it counts up: 1 for a site's first config",
             Self::OutOfRange { .. } if field.ends_with("retry_for") => {
                 "how long a guest tries to reach its key service before it powers off; leave it out for 300"
@@ -208,6 +224,7 @@ impl Fault {
             }
             Self::NoFile { .. } | Self::NoDirectory { .. } => "relative paths are relative to the yml file",
             Self::NotAFile { .. } if field == "author_key" => "give the file that `coffer author-key new` made",
+            Self::NotAFile { .. } if field.contains("ca[") => "give the file that `init` wrote: D/tls/ca.pem",
             Self::NotAFile { .. } => "give the archive that `docker save` wrote, not a directory",
             Self::NotADirectory { .. } => "give the directory; all files in it are taken",
             Self::FolderName { .. } => "the key names a folder under /user_config",
@@ -219,10 +236,15 @@ impl Fault {
             Self::KitPathTaken { .. } => "choose another path, for example /opt/kit",
             Self::KitNested { .. } => "merge the two directories into one kit",
             Self::KitTooLarge { .. } => "a kit is for keys, certificates and settings; put data into the container or on user_data",
+            Self::HostName { .. } if field == "gate.workload.name" => {
+                "the name in the SuperLink's own certificate, which workloads call it by: `superlink.demo.test`"
+            }
+            Self::HostName { .. } if field.ends_with("tls_name") => "the name that `init` was given: certificates are compared with it",
             Self::HostName { .. } => "for example `server1: 10.176.200.152`",
             Self::Address { .. } => "write an IPv4 or IPv6 address; names are resolved in the guest only through this table and DNS",
             Self::EnvName { .. } => "letters, digits and `_`, not starting with a digit",
             Self::Empty if field == "chip_ids" => "leave `chip_ids` out to let the site run on any chip",
+            Self::Empty if field == "gate.addresses" => "at least one: `addresses: [gate.example.org:9443]`",
             Self::Empty if field.ends_with("urls") => "at least one: `urls: [https://attest.example.org:8999]`",
             Self::Empty | Self::EmptyProgram => {
                 "give the program and its arguments: `command: [python3, -m, flwr]`; leave `command` out for the image's own"
@@ -231,7 +253,13 @@ impl Fault {
             Self::Name { .. } => "the name is part of a resource path and of file names",
             Self::SiteTwice { .. } => "each site has one file and one name; `site:` overrides the name the file gives",
             Self::Url { .. } => "the port is part of it, a path is not: `https://attest.example.org:8999`",
+            Self::HostAndPort { .. } => "the port is part of it, `https://` is not: `gate.example.org:9443`",
+            Self::GateNeedsCoffer { .. } => "write `kind: coffer`, or leave `gate` out",
+            Self::GateName { .. } => "remove the line: workloads reach that server through the gate, and only through it",
+            Self::GatePort { .. } => "remove it, or give the gate another workload.port: nothing else can listen on it in the guest",
+            Self::CaCount { .. } if field.starts_with("gate.") => "guests trust these CAs for the gate and nothing else",
             Self::CaCount { .. } => "guests trust these CAs for the key service and nothing else",
+            Self::Certificate { .. } if field.starts_with("gate.") => "`coffer-gate init` writes the file to give here: D/tls/ca.pem",
             Self::Certificate { .. } => "`coffer-attest init` writes the file to give here: D/tls/ca.pem",
             Self::AuthorKey { .. } => "`coffer author-key new --out FILE` makes one",
             Self::AuthorKeyMode { .. } => "chmod 600 it; if others could read it, make a new one with `coffer author-key new`",
@@ -251,7 +279,7 @@ fn missing(key: &str) -> &'static str {
     match key {
         "compute_env" => "add `compute_env: onprem_cvm`",
         "cc_cpu_mechanism" => "add `cc_cpu_mechanism: amd_sev_snp`",
-        "role" => "add `role: client` (or `server`)",
+        "role" => "add `role: client` (or `superlink`, `server`)",
         "docker_archive" => "add `docker_archive: app.tar.gz`, what `docker save IMAGE | gzip` wrote",
         "name" => "add `name: <federation>`",
         "bootloader" | "tee" | "snp" | "microcode" => {
@@ -260,6 +288,15 @@ fn missing(key: &str) -> &'static str {
         "token_expiration" => "add `token_expiration: 100` (seconds, less than check_frequency)",
         key if key.ends_with("_drive_size") => "all four drive sizes are given in GiB, for example 30 for the root and 1 for the others",
         _ => "builder/README.md lists the fields of this file",
+    }
+}
+
+fn missing_of_gate(key: &str) -> &'static str {
+    match key {
+        "addresses" => "add `addresses: [gate.example.org:9443]`, where `coffer-gate serve` listens",
+        "ca" => "add `ca: [gate.pem]`; `coffer-gate init` writes it: D/tls/ca.pem",
+        "tls_name" => "add `tls_name: gate.demo.test`, what `coffer-gate init --name` was given",
+        _ => "add `workload: {name: superlink.demo.test, port: 9092}`: where workloads find their server",
     }
 }
 
@@ -315,6 +352,7 @@ pub fn from_yaml(source: &Source, text: &str, field: &str, error: &YamlError) ->
             (None, Fault::WrongType { got: unexpected.clone(), expected: expected.clone() })
         }
         YamlError::Unexpected { expected, .. } => (None, Fault::WrongType { got: given, expected: expectation(expected).to_owned() }),
+        YamlError::InvalidBooleanStrict { .. } => (None, Fault::WrongType { got: given, expected: expectation("bool").to_owned() }),
         YamlError::NullIntoString { .. } => (None, Fault::WrongType { got: "nothing".into(), expected: "text".into() }),
         YamlError::MultipleDocuments { .. } => (None, Fault::Documents),
         YamlError::MergeKeyNotAllowed { .. } => (None, Fault::MergeKey),

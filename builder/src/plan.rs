@@ -1,6 +1,7 @@
 //! Decides what will be built. Holding a [`Plan`] means that every field of the `cc_*.yml` has been resolved and checked.
 
 mod folders;
+mod gate;
 mod platform;
 mod project;
 mod values;
@@ -9,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use coffer_manifest::{Attestation, ChipId, Gpu, GpuMechanism, Issuer, Network, Role, SiteName, TcbVersion};
+use coffer_manifest::{Attestation, ChipId, Gate, Gpu, GpuMechanism, Issuer, Network, Role, SiteName, TcbVersion};
 use serde_saphyr::Spanned;
 
 use crate::fault::{Fault, SpecError};
@@ -54,7 +55,7 @@ pub struct Plan {
     pub site: SiteName,
     /// Counter of its configs, if its file says it.
     pub site_svn: Option<u32>,
-    /// Client or server.
+    /// What its workload is.
     pub role: Role,
     /// Bytes of each disk.
     pub drives: Drives,
@@ -70,6 +71,8 @@ pub struct Plan {
     pub env: BTreeMap<String, String>,
     /// Ports and hosts.
     pub network: Network,
+    /// The gate it is behind: a client's, where the project has one.
+    pub gate: Option<Gate>,
     /// Schedule and issuers.
     pub attestation: Attestation,
     /// A GPU, if one is needed.
@@ -94,24 +97,24 @@ pub struct Drives {
 }
 
 impl Plan {
-    /// Reads and decides one `cc_*.yml`. Looks at the files it names, writes nothing.
+    /// Reads and decides one `cc_*.yml` of a project with this gate. Looks at the files it names, writes nothing.
     ///
     /// # Errors
     /// The first wrong thing, with file, line and field.
-    pub fn read(file: &Path) -> Result<Self, SpecError> {
+    pub fn read(file: &Path, gate: Option<&Gate>) -> Result<Self, SpecError> {
         let source = Source { file: file.to_owned() };
         let spec: SiteSpec = spec::read(&source)?;
-        decide(&source, spec)
+        decide(&source, spec, gate)
     }
 
     /// What site.json carries and this build does not enforce, a line each. Empty if nothing.
     pub fn not_enforced(&self) -> Vec<String> {
-        not_enforced(&self.network, &self.attestation, self.gpu.is_some())
+        not_enforced(&self.network, &self.attestation, self.gate.is_some(), self.gpu.is_some())
     }
 }
 
 /// What a site config says and no program enforces yet. `coffer inspect` prints the same lines.
-pub fn not_enforced(network: &Network, attestation: &Attestation, gpu: bool) -> Vec<String> {
+pub fn not_enforced(network: &Network, attestation: &Attestation, gate: bool, gpu: bool) -> Vec<String> {
     let mut lines = Vec::new();
     if !network.allowed_ports.is_empty() {
         lines.push("allowed_ports: forwarded by QEMU on the host; the guest itself does not filter what comes in".to_owned());
@@ -122,22 +125,27 @@ pub fn not_enforced(network: &Network, attestation: &Attestation, gpu: bool) -> 
     if !attestation.issuers.is_empty() {
         lines.push("cc_issuers: carried in site.json for NVFLARE's runtime, not started".to_owned());
     }
-    lines.push("cc_attestation: the guest attests at boot; it does not renew, and failure_action is not taken".to_owned());
+    if !gate {
+        lines.push("cc_attestation.check_frequency: this site is behind no gate, so nothing ends when it does not renew".to_owned());
+    }
     if gpu {
         lines.push("cc_gpu_mechanism: carried in site.json; no GPU is attached or attested".to_owned());
     }
     lines
 }
 
-fn decide(source: &Source, spec: SiteSpec) -> Result<Plan, SpecError> {
+fn decide(source: &Source, spec: SiteSpec, gate: Option<&Gate>) -> Result<Plan, SpecError> {
     environment(source, &spec)?;
+    let role = role(source, &spec.role)?;
+    let gate = gate.filter(|_| role == Role::Client);
+    let network = network(source, &spec, gate)?;
     let site = site_name(source, spec.site.as_ref())?;
     let svn = spec.site_svn.as_ref().map(|svn| in_range(source, svn, "site_svn", (1, u64::from(u32::MAX)), "")).transpose()?;
     let (command, env) = container(source, spec.container)?;
     Ok(Plan {
         site,
         site_svn: svn.map(|svn| u32::try_from(svn).unwrap_or(u32::MAX)),
-        role: one_of(source, &spec.role, "role", &[("client", Role::Client), ("server", Role::Server), ("superlink", Role::Superlink)], "`client`, `server` or `superlink`")?,
+        role,
         drives: Drives {
             root: in_range(source, &spec.root_drive_size, "root_drive_size", ROOT_GIB, " GiB")? * GIB,
             applog: in_range(source, &spec.applog_drive_size, "applog_drive_size", SMALL_GIB, " GiB")? * GIB,
@@ -149,11 +157,8 @@ fn decide(source: &Source, spec: SiteSpec) -> Result<Plan, SpecError> {
         kit: folders::kit(source, &spec.kit)?,
         command,
         env,
-        network: Network {
-            allowed_ports: ports(source, &spec.allowed_ports, "allowed_ports")?,
-            allowed_out_ports: ports(source, &spec.allowed_out_ports, "allowed_out_ports")?,
-            hosts_entries: hosts(source, &spec.hosts_entries)?,
-        },
+        network,
+        gate: gate.cloned(),
         attestation: attestation(source, spec.cc_attestation, spec.cc_issuers)?,
         gpu: match &spec.cc_gpu_mechanism {
             None => None,
@@ -178,6 +183,24 @@ fn environment(source: &Source, spec: &SiteSpec) -> Result<(), SpecError> {
         return Err(source.refuse(&spec.cc_cpu_mechanism, "cc_cpu_mechanism", fault));
     }
     Ok(())
+}
+
+fn role(source: &Source, given: &Spanned<String>) -> Result<Role, SpecError> {
+    let known = [Role::Client, Role::Server, Role::Superlink].map(|role| (role.name(), role));
+    one_of(source, given, "role", &known, "`client`, `server` or `superlink`")
+}
+
+fn network(source: &Source, spec: &SiteSpec, gate: Option<&Gate>) -> Result<Network, SpecError> {
+    let network = Network {
+        allowed_ports: ports(source, &spec.allowed_ports, "allowed_ports")?,
+        allowed_out_ports: ports(source, &spec.allowed_out_ports, "allowed_out_ports")?,
+        hosts_entries: hosts(source, &spec.hosts_entries)?,
+    };
+    if let Some(gate) = gate {
+        gate::refuse_its_port(source, gate, &spec.allowed_ports)?;
+        gate::refuse_its_name(source, gate, &spec.hosts_entries)?;
+    }
+    Ok(network)
 }
 
 /// `site:`, or what lies between `cc_` and `.yml`, `_local` left out. Names a directory beside `enroll/`.

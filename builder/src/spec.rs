@@ -128,6 +128,8 @@ pub struct ProjectSpec {
     pub name: Spanned<String>,
     /// Where guests attest.
     pub key_service: KeyServiceSpec,
+    /// The gate in front of its SuperLink, if it has one.
+    pub gate: Option<GateSpec>,
     /// The simulator's ARK certificate, with a simulated base only.
     pub simulator_ark: Option<Spanned<String>>,
     /// What `coffer author-key new` made: with it, bundles have ID blocks and enrollments ask for them.
@@ -146,6 +148,33 @@ pub struct KeyServiceSpec {
     pub tls_name: Spanned<String>,
     /// PEM files.
     pub ca: Spanned<Vec<Spanned<String>>>,
+}
+
+/// `gate:`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GateSpec {
+    /// `host:port`.
+    pub addresses: Spanned<Vec<Spanned<String>>>,
+    /// Name in the gate's certificate.
+    pub tls_name: Spanned<String>,
+    /// PEM files.
+    pub ca: Spanned<Vec<Spanned<String>>>,
+    /// Where workloads find their server.
+    pub workload: WorkloadEndSpec,
+    /// Whether the gate must itself be attested.
+    #[serde(default)]
+    pub attested: bool,
+}
+
+/// `gate.workload:`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WorkloadEndSpec {
+    /// The name by which workloads call their server.
+    pub name: Spanned<String>,
+    /// On loopback.
+    pub port: Spanned<u64>,
 }
 
 /// The file a spec came from: names it in errors and resolves its paths.

@@ -6,7 +6,7 @@ mod support;
 use std::fs;
 use std::path::Path;
 
-use support::{PROJECT, Project, SITE, golden, text};
+use support::{GATE, PROJECT, Project, SITE, golden, text};
 
 #[test]
 fn every_bad_file_gives_one_error_that_names_line_field_values_and_a_hint() {
@@ -20,7 +20,12 @@ fn every_bad_file_gives_one_error_that_names_line_field_values_and_a_hint() {
     assert!(names.len() >= 30, "{} files", names.len());
     for name in names {
         let bad = fs::read_to_string(dir.join(format!("{name}.yml"))).expect("reads");
-        let (site, settings) = if name.starts_with("project-") { (SITE, bad.as_str()) } else { (bad.as_str(), PROJECT) };
+        let gated = format!("{PROJECT}{GATE}");
+        let (site, settings) = match name.split('-').next() {
+            Some("project") => (SITE, bad.as_str()),
+            Some("gated") => (bad.as_str(), gated.as_str()),
+            _ => (bad.as_str(), PROJECT),
+        };
         project.write("cc_site-1.yml", site);
         project.write("project.yml", settings);
         let output = project

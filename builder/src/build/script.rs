@@ -79,6 +79,10 @@ pub fn readme(site: &SiteConfig, base: &Base, host_data: &HostData, id_blocks: b
         ("@ROOT_OF_TRUST@", site.root_of_trust.to_string()),
         ("@SIMULATE@", simulate.to_owned()),
         ("@URLS@", site.key_service.urls.join(" ")),
+        (
+            "@GATE@",
+            site.gate.as_ref().map_or(String::new(), |gate| format!("\n           and TCP to the gate: {}", gate.addresses.join(" "))),
+        ),
         ("@PORTS@", if ports.is_empty() { "none".to_owned() } else { ports.join(" ") }),
         ("@MODEL@", model),
         ("@CPUS@", cpus.join(" ")),

@@ -79,7 +79,7 @@ pub fn config(
         kit: disk.kit,
         container,
         network: plan.network.clone(),
-        gate: None,
+        gate: plan.gate.clone(),
         attestation: plan.attestation.clone(),
         gpu: plan.gpu,
     }

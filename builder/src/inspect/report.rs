@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::net::IpAddr;
 
-use coffer_manifest::{Base, BaseFile, Bundle, Container, HostData, KeyServiceKind, LaunchShape, Role, SiteConfig};
-use coffer_manifest::{ProjectName, RootOfTrust, Sha256Digest, SiteName};
+use coffer_manifest::{Base, BaseFile, Bundle, Container, Gate, HostData, KeyServiceKind, LaunchShape, Role, SiteConfig};
+use coffer_manifest::{FailureAction, ProjectName, RootOfTrust, Sha256Digest, SiteName};
 use serde::Serialize;
 
 use super::id_blocks::IdBlocks;
@@ -26,6 +26,11 @@ pub struct Report<'a> {
     allowed_out_ports: &'a [u16],
     hosts_entries: &'a BTreeMap<String, IpAddr>,
     key_service: Service<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gate: Option<Behind<'a>>,
+    token_expiration: u32,
+    check_frequency: u32,
+    failure_action: FailureAction,
     base: Measured<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
     id_blocks: Option<&'a IdBlocks>,
@@ -42,6 +47,30 @@ struct Service<'a> {
     ca_sha256: Vec<Sha256Digest>,
 }
 
+/// The gate it is behind.
+#[derive(Serialize)]
+struct Behind<'a> {
+    addresses: &'a [String],
+    tls_name: &'a str,
+    /// SHA-256 of each CA certificate's DER bytes.
+    ca_sha256: Vec<Sha256Digest>,
+    /// Where the workload finds it.
+    workload: String,
+    attested: bool,
+}
+
+impl<'a> Behind<'a> {
+    fn new(gate: &'a Gate) -> Self {
+        Self {
+            addresses: &gate.addresses,
+            tls_name: &gate.tls_name,
+            ca_sha256: digests(&gate.ca),
+            workload: format!("{}:{}", gate.workload.name, gate.workload.port),
+            attested: gate.attested,
+        }
+    }
+}
+
 #[derive(Serialize)]
 struct Measured<'a> {
     base_svn: u32,
@@ -55,7 +84,6 @@ struct Measured<'a> {
 impl<'a> Report<'a> {
     /// Gathers what the three documents say, and the ID blocks if there are any.
     pub fn new(manifest: &Bundle, site: &'a SiteConfig, base: &'a Base, id_blocks: Option<&'a IdBlocks>, problems: &'a [String]) -> Self {
-        let der = |text: &String| data_encoding::BASE64.decode(text.as_bytes()).unwrap_or_default();
         Self {
             project: &site.project,
             site: &site.site,
@@ -72,8 +100,12 @@ impl<'a> Report<'a> {
                 kind: site.key_service.kind,
                 urls: &site.key_service.urls,
                 tls_name: &site.key_service.tls_name,
-                ca_sha256: site.key_service.ca.iter().map(|ca| Sha256Digest::of(&der(ca))).collect(),
+                ca_sha256: digests(&site.key_service.ca),
             },
+            gate: site.gate.as_ref().map(Behind::new),
+            token_expiration: site.attestation.token_expiration,
+            check_frequency: site.attestation.check_frequency,
+            failure_action: site.attestation.failure_action,
             base: Measured {
                 base_svn: base.base_svn,
                 kernel_release: &base.kernel_release,
@@ -83,7 +115,7 @@ impl<'a> Report<'a> {
                 aml: &base.open_risks.aml,
             },
             id_blocks,
-            not_enforced: not_enforced(&site.network, &site.attestation, site.gpu.is_some()),
+            not_enforced: not_enforced(&site.network, &site.attestation, site.gate.is_some(), site.gpu.is_some()),
             problems,
         }
     }
@@ -122,6 +154,16 @@ impl<'a> Report<'a> {
         for ca in &self.key_service.ca_sha256 {
             line("  ca", format!("sha256:{ca}"));
         }
+        if let Some(gate) = &self.gate {
+            line("gate", quoted(gate.addresses) + if gate.attested { ", itself attested" } else { "" });
+            line("  as", quoted(&[gate.tls_name.to_owned()]));
+            for ca in &gate.ca_sha256 {
+                line("  ca", format!("sha256:{ca}"));
+            }
+            line("  workload finds", format!("{:?}", gate.workload));
+        }
+        line("token", format!("lives {} s, check frequency {} s", self.token_expiration, self.check_frequency));
+        line("when refused", word(&self.failure_action));
         line("base", format!("svn {}, Linux {}", self.base.base_svn, self.base.kernel_release.escape_debug()));
         line("  command line", self.base.cmdline.escape_debug().to_string());
         for (name, file) in self.base.files {
@@ -144,6 +186,11 @@ impl<'a> Report<'a> {
         }
         out
     }
+}
+
+/// Of each certificate's DER bytes.
+fn digests(ca: &[String]) -> Vec<Sha256Digest> {
+    ca.iter().map(|text| Sha256Digest::of(&data_encoding::BASE64.decode(text.as_bytes()).unwrap_or_default())).collect()
 }
 
 /// The word serde writes for a variant without fields.

@@ -3,17 +3,18 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use coffer_manifest::{BaseRoot, KeyService, KeyServiceKind, ProjectName, RootOfTrust, Sha256Digest};
+use coffer_manifest::{BaseRoot, Gate, KeyService, KeyServiceKind, ProjectName, RootOfTrust, Sha256Digest};
 use data_encoding::BASE64;
 use serde_saphyr::Spanned;
 
+use super::gate;
 use super::values::{is_host_name, one_of, regular_file};
 use crate::author_key::{self, AuthorKeyError};
 use crate::build::IdSigner;
 use crate::fault::{Fault, SpecError};
 use crate::spec::{self, KeyServiceSpec, ProjectSpec, Source};
 
-/// CA certificates a guest trusts for its key service (DESIGN, Site config).
+/// CA certificates a guest trusts for its key service, and for its gate (DESIGN, Site config).
 const MAX_CAS: usize = 4;
 /// Key service replicas tried in order.
 const MAX_URLS: usize = 8;
@@ -27,6 +28,8 @@ pub struct Project {
     pub name: ProjectName,
     /// Where its guests attest.
     pub key_service: KeyService,
+    /// The gate that its clients are behind.
+    pub gate: Option<Gate>,
     /// What signs their evidence.
     pub root_of_trust: RootOfTrust,
     /// The directory of `simulator_ark`, with a simulated base: what `launch_vm.sh --simulator-state` wants here.
@@ -52,7 +55,9 @@ impl Project {
         let ark = spec.simulator_ark.as_ref().map(|ark| source.path(ark, "simulator_ark")).transpose()?;
         let simulator_state = ark.and_then(|ark| ark.parent().map(Path::to_owned));
         let id_signer = spec.author_key.as_ref().map(|key| id_signer(&source, key, &name)).transpose()?;
-        Ok(Self { key_service: key_service(&source, &spec.key_service)?, name, root_of_trust, simulator_state, id_signer })
+        let key_service = key_service(&source, &spec.key_service)?;
+        let gate = spec.gate.as_ref().map(|gate| gate::gate(&source, gate, &key_service, &spec.key_service)).transpose()?;
+        Ok(Self { name, key_service, gate, root_of_trust, simulator_state, id_signer })
     }
 }
 
@@ -106,22 +111,30 @@ fn key_service(source: &Source, spec: &KeyServiceSpec) -> Result<KeyService, Spe
         let fault = Fault::HostName { got: spec.tls_name.value.clone() };
         return Err(source.refuse(&spec.tls_name, "key_service.tls_name", fault));
     }
-    let mut ca = Vec::new();
-    for (i, file) in spec.ca.value.iter().enumerate() {
-        ca.extend(certificates(source, file, &format!("key_service.ca[{i}]"))?.iter().map(|der| BASE64.encode(der)));
-    }
-    if !(1..=MAX_CAS).contains(&ca.len()) {
-        let fault = Fault::CaCount { got: ca.len(), most: MAX_CAS };
-        return Err(source.refuse(&spec.ca, "key_service.ca", fault));
-    }
+    let ca = authorities(source, &spec.ca, "key_service.ca")?;
     Ok(KeyService { kind, urls, tls_name: spec.tls_name.value.clone(), ca })
 }
 
-/// `https://<host>:<port>`, host being a name, an IPv4 address or a bracketed IPv6 address. Nothing after the port.
+/// The certificates of all these PEM files, as a site config has them.
+pub(super) fn authorities(source: &Source, files: &Spanned<Vec<Spanned<String>>>, field: &str) -> Result<Vec<String>, SpecError> {
+    let mut ca = Vec::new();
+    for (i, file) in files.value.iter().enumerate() {
+        ca.extend(certificates(source, file, &format!("{field}[{i}]"))?.iter().map(|der| BASE64.encode(der)));
+    }
+    if !(1..=MAX_CAS).contains(&ca.len()) {
+        return Err(source.refuse(files, field, Fault::CaCount { got: ca.len(), most: MAX_CAS }));
+    }
+    Ok(ca)
+}
+
+/// `https://<host>:<port>`. Nothing after the port.
 fn is_service_url(text: &str) -> bool {
-    let Some((host, port)) = text.strip_prefix("https://").and_then(|rest| rest.rsplit_once(':')) else {
-        return false;
-    };
+    text.strip_prefix("https://").is_some_and(is_host_and_port)
+}
+
+/// `<host>:<port>`, host being a name, an IPv4 address or a bracketed IPv6 address.
+pub(super) fn is_host_and_port(text: &str) -> bool {
+    let Some((host, port)) = text.rsplit_once(':') else { return false };
     let v6 = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
     let named = match v6 {
         Some(v6) => v6.parse::<std::net::Ipv6Addr>().is_ok(),

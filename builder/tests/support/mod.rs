@@ -36,6 +36,15 @@ key_service:
   ca: [ca.pem]
 ";
 
+/// More lines of `project.yml`.
+pub const GATE: &str = "\
+gate:
+  addresses: [gate.example.org:9443, \"[fd00::7]:9443\"]
+  tls_name: gate.demo.test
+  ca: [ca.pem]
+  workload: {name: superlink.demo.test, port: 9092}
+";
+
 /// A directory with everything a spec may name.
 pub struct Project {
     dir: tempfile::TempDir,
