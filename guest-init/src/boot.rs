@@ -3,14 +3,17 @@
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::panic;
+use std::sync::Arc;
 
 use rustix::system::{RebootCommand, reboot};
 
+use crate::attest::Attester;
 use crate::button::PowerButton;
 use crate::console::{self, Stage};
 use crate::keys::BootKeys;
 use crate::report::{ReportError, ReportSource};
-use crate::{attest, config, early, network, root, unlock, workload};
+use crate::standing::Standing;
+use crate::{config, early, network, renewal, root, unlock, workload};
 
 /// Where this PID 1's evidence comes from. Two binaries, two platforms; neither holds the other's code.
 pub trait Platform {
@@ -111,7 +114,10 @@ fn boot<P: Platform>() -> Result<(), Failure> {
     console::finished(Stage::Network);
 
     let keys = BootKeys::generate().at(Stage::Attest)?;
-    let secrets = attest::handshake(&site, &host_data, reports.as_mut(), &keys, &mut button)?;
+    let site = Arc::new(site);
+    let mut attester = Attester::new(site.clone(), host_data, reports, keys.bound(&site))?;
+    let (secrets, token) = attester.boot(&mut button)?;
+    let standing = Standing::new(token.clone(), site.gate.is_some());
     console::finished(Stage::Attest);
 
     let (volume, kit_key) = unlock::open(&site, secrets).at(Stage::Unlock)?;
@@ -120,6 +126,7 @@ fn boot<P: Platform>() -> Result<(), Failure> {
     let root = root::assemble(&site, &volume, kit_key, network.resolvers()).at(Stage::Root)?;
     console::finished(Stage::Root);
 
+    renewal::start(attester, standing.clone(), &token).at(Stage::Workload)?;
     let end = workload::supervise(&site, root, &mut network, button).at(Stage::Workload)?;
     console::line(&format!("workload {end}"));
     Ok(())

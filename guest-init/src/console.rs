@@ -66,6 +66,16 @@ struct BootLog {
 /// Prints `coffer-init: <text>`, text shortened and its control characters escaped.
 pub fn line(text: &str) {
     let line = format!("coffer-init: {}\n", printable(text));
+    show(&line);
+    BOOT_LOG.lock().unwrap_or_else(PoisonError::into_inner).append(line.as_bytes());
+}
+
+/// The same on the console only: what is said every minute of a long run would fill the boot log.
+pub fn passing(text: &str) {
+    show(&format!("coffer-init: {}\n", printable(text)));
+}
+
+fn show(line: &str) {
     // O_NOCTTY: PID 1 must not get a controlling terminal, whose keys would be signals from the host.
     let console = OpenOptions::new().write(true).custom_flags(OFlags::NOCTTY.bits() as i32).open("/dev/console");
     // A guest without a console still has its boot log; a console that does not take a line must not stop the boot.
@@ -73,7 +83,6 @@ pub fn line(text: &str) {
         Ok(mut console) => console.write_all(line.as_bytes()),
         Err(_) => std::io::stdout().write_all(line.as_bytes()),
     };
-    BOOT_LOG.lock().unwrap_or_else(PoisonError::into_inner).append(line.as_bytes());
 }
 
 /// Prints that `stage` is finished, with the seconds since the kernel started.

@@ -4,6 +4,7 @@
 mod attest;
 mod boot;
 mod button;
+mod clock;
 mod config;
 mod console;
 mod disks;
@@ -12,6 +13,8 @@ mod http;
 mod keys;
 mod kit;
 mod network;
+mod node_key;
+mod renewal;
 pub mod report;
 mod root;
 mod standing;

@@ -14,8 +14,8 @@ const TSM_PROVIDER: &str = "sev_guest";
 /// The longest `outblob` or `auxblob` read, in bytes; the kernel's own limit is 32 KiB.
 const MAX_BLOB_BYTES: u64 = 64 * 1024;
 
-/// Something that makes attestation reports.
-pub trait ReportSource {
+/// Something that makes attestation reports. It moves to the thread that renews.
+pub trait ReportSource: Send {
     /// Makes a VMPL 0 report over `report_data`, with whatever certificates the host handed over.
     ///
     /// # Errors

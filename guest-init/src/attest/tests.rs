@@ -1,20 +1,24 @@
 //! The handshake against a key service made for the occasion: real TLS, real messages, real JWE; no hardware.
 
+mod renewals;
 mod stock;
 
 use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::net::TcpListener;
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use coffer_protocol::{Attestation, ErrorInformation, ErrorKind, Nonce, Refusal, SealRandom, seal};
+use coffer_manifest::KeyServiceKind;
+use coffer_protocol::{Attestation, Challenge, ErrorInformation, ErrorKind, Nonce, Refusal, SealRandom, TokenResponse, seal};
 use data_encoding::{BASE64, BASE64URL_NOPAD};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair as CertificateKey};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 use super::*;
-use crate::report::Evidence;
+use crate::keys::BootKeys;
+use crate::report::{Evidence, ReportError};
 
 const NAME: &str = "kbs.demo.test";
 const SECRET: [u8; 32] = [0x5e; 32];
@@ -107,7 +111,7 @@ fn genuine(secret: Vec<u8>) -> impl FnMut(&str, &[u8]) -> Answer + Send {
             let expected = attestation.runtime_data.report_data("").expect("hashes");
             assert_eq!(evidence.report.fields().report_data.as_bytes(), expected.as_bytes());
             let bound = attestation.runtime_data.coffer().expect("bound keys");
-            assert_eq!(bound.purpose, Purpose::Boot);
+            assert_ne!(bound.purpose, Purpose::Gpu);
             client = Some(attestation.runtime_data.tee_pubkey().clone());
             (200, TokenResponse { token: token() }.to_bytes())
         }
@@ -149,9 +153,14 @@ fn site(authority: &Authority, urls: &[&str], retry_for: u32) -> SiteConfig {
     site
 }
 
+fn attester(site: &SiteConfig) -> Result<Attester, Failure> {
+    let keys = BootKeys::generate().expect("keys").bound(site);
+    Attester::new(Arc::new(site.clone()), HostData::new([9; 32]), Box::new(Reports), keys)
+}
+
 fn run(site: &SiteConfig) -> Result<Secrets, String> {
-    handshake(site, &HostData::new([9; 32]), &mut Reports, &BootKeys::generate().expect("keys"), &mut PowerButton::open())
-        .map_err(|failure| failure.to_string())
+    let released = attester(site).and_then(|mut attester| attester.boot(&mut PowerButton::open()));
+    released.map(|(secrets, _)| secrets).map_err(|failure| failure.to_string())
 }
 
 fn failure(site: &SiteConfig) -> String {

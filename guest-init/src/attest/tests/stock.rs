@@ -239,3 +239,20 @@ fn a_coffer_site_does_not_take_a_stock_service() {
     assert!(text.contains("does not confirm bound keys"), "{text}");
     assert_eq!(seen.lock().expect("whole").len(), 1);
 }
+
+/// A renewal with a stock service is one more stock handshake: no purpose, no bound keys, no resource.
+#[test]
+fn a_stock_service_renews() {
+    let Some(flow) = capture("real-kbs-ec256") else { return };
+    let authority = authority();
+    let (url, seen) = stock_service(&authority, captured_answers(&flow));
+    let mut attester = attester(&trustee(&authority, &url)).expect("an attester");
+    attester.boot(&mut PowerButton::open()).expect("boots");
+    let before = seen.lock().expect("whole").len();
+    let token = attester.renew().expect("renewed");
+    assert_eq!(token.expires_at - token.issued_at, 300);
+    let seen = seen.lock().expect("whole");
+    let paths: Vec<_> = seen[before..].iter().map(|sent| sent.path.as_str()).collect();
+    assert_eq!(paths, ["/kbs/v0/auth", "/kbs/v0/attest"]);
+    an_attestation(&seen[before + 1], flow.iter().find(|e| e.path == "/kbs/v0/attest").expect("captured"));
+}
