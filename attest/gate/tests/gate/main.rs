@@ -5,7 +5,10 @@
 #![forbid(unsafe_code)]
 
 mod cuts;
+mod faults;
+mod frames;
 mod leases;
+mod together;
 mod tokens;
 
 #[path = "../support/mod.rs"]

@@ -35,6 +35,8 @@ pub struct Settings {
     pub check_frequency: u64,
     /// The one root of trust it takes.
     pub root_of_trust: String,
+    /// Where it leads to, if not to an echoing server of its own.
+    pub fleet: Option<String>,
     /// More of its settings, whole tables.
     pub more: String,
     /// Seconds by which its clock is ahead.
@@ -45,7 +47,7 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { check_frequency: 60, root_of_trust: ROOT.to_owned(), more: String::new(), ahead: None, wrapper: Vec::new() }
+        Self { check_frequency: 60, root_of_trust: ROOT.to_owned(), fleet: None, more: String::new(), ahead: None, wrapper: Vec::new() }
     }
 }
 
@@ -53,6 +55,11 @@ impl Gate {
     /// A gate of project `demo` that takes this double's tokens.
     pub fn of(issuer: &Issuer) -> Self {
         Self::with(issuer, &Settings::default())
+    }
+
+    /// The same that leads to another server than its own.
+    pub fn leading_to(issuer: &Issuer, fleet: &str) -> Self {
+        Self::with(issuer, &Settings { fleet: Some(fleet.to_owned()), ..Settings::default() })
     }
 
     /// The same with other settings.
@@ -81,7 +88,9 @@ impl Gate {
         assert!(init.status.success(), "{}", String::from_utf8_lossy(&init.stderr));
         let config = format!(
             "listen = \"127.0.0.1:0\"\ncheck_frequency = {}\n\n{service}\n[flower]\nmode = \"passthrough\"\nfleet = \"{}\"\n\n{}",
-            settings.check_frequency, upstream.address, settings.more
+            settings.check_frequency,
+            settings.fleet.as_ref().unwrap_or(&upstream.address),
+            settings.more
         );
         fs::write(path.join("coffer-gate.toml"), config).unwrap();
         let ca = CertificateDer::from_pem_file(path.join("tls/ca.pem")).unwrap().to_vec();
