@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Makes a real Flower SuperNode container archive (`docker save` layout) from Debian and PyPI packages.
 # No Docker daemon, no registry: a minimal Debian, a Python environment on it, and a layer that deletes pip again.
-#   usage: archive.sh OUT.tar      (root, mmdebstrap; a finished OUT.tar is kept as it is)
+#   usage: archive.sh OUT.tar [PACKAGE...]      (root, mmdebstrap; a finished OUT.tar is kept as it is)
 set -euo pipefail
-out=$(realpath -m "${1:?usage: archive.sh OUT.tar}")
+out=$(realpath -m "${1:?usage: archive.sh OUT.tar [PACKAGE...]}")
 [ ! -s "$out" ] || exit 0
-packages=(flwr==1.29.0 numpy scipy pandas scikit-learn pyarrow matplotlib 'jax[cpu]')
+packages=("${@:2}")
+[ $# -gt 1 ] || packages=(flwr==1.29.0 numpy scipy pandas scikit-learn pyarrow matplotlib 'jax[cpu]')
 
 mkdir -p "$(dirname "$out")"
 work=$(mktemp -d "$out.XXXXXX")
@@ -29,6 +30,10 @@ SOURCE_DATE_EPOCH=$epoch mmdebstrap --quiet --mode=root --variant=minbase --incl
   --dpkgopt='path-include=/usr/share/doc/*/copyright' --dpkgopt='path-exclude=/usr/share/locale/*' "$suite" "$root" "$mirror" >&2
 rm -rf "$root"/etc/apt/sources.list* "$root"/etc/resolv.conf "$root"/var/log/*
 chroot "$root" useradd --system --create-home --home-dir /home/supernode supernode
+# Bytecode bound to no time stamp: layers give all files one time, so bytecode bound to its source's time is stale, and each start
+# on the read-only root would compile every module again (on an emulated CPU, for minutes).
+compile() { chroot "$root" sh -c "python3 -m compileall -q -f --invalidation-mode unchecked-hash $1" >&2; }
+compile '/usr/lib/python3.*'
 pack base --exclude='./dev/*' --exclude='./proc/*' --exclude='./sys/*' .
 
 say "PyPI: ${packages[*]}"
@@ -39,6 +44,7 @@ if [ -f /etc/pip.conf ]; then cp /etc/pip.conf "$root/run/pip.conf"; fi
 chroot "$root" python3 -m venv /opt/flower
 chroot "$root" env -u PIP_FIND_LINKS PIP_CONFIG_FILE=/run/pip.conf PIP_CERT="$ca" REQUESTS_CA_BUNDLE="$ca" \
   /opt/flower/bin/pip install --quiet --no-cache-dir --disable-pip-version-check --root-user-action=ignore "${packages[@]}" >&2
+compile /opt/flower
 pack flower opt/flower
 
 pip=$(cd "$root" && echo opt/flower/lib/python3*/site-packages/pip)
