@@ -1,7 +1,7 @@
 //! Checking a token: fixed order, one named rejection per rule.
 
 use crate::UnixTime;
-use crate::claims::{Claims, FormError, Typ};
+use crate::claims::{Claims, CofferClaims, FormError, Typ};
 use crate::compact::{self, Malformed};
 use crate::key::{ALG, Jkt, Jwks};
 
@@ -10,6 +10,9 @@ pub const MAX_TOKEN_BYTES: usize = 8 * 1024;
 
 /// How far the issuer's clock may be ahead of the checker's. Expiry has no such tolerance: it only ever ends something.
 pub const MAX_SKEW_SECONDS: u64 = 30;
+
+/// The role of a federation's aggregator.
+pub const AGGREGATOR_ROLE: &str = "superlink";
 
 /// What a relying party demands. Every member is compared; there is no "don't care".
 #[derive(Clone, Copy, Debug)]
@@ -36,6 +39,14 @@ pub enum Usage<'a> {
         /// Thumbprint of the peer's key on this very connection.
         peer: Jkt,
     },
+    /// Admission of the aggregator: a job token of this project and of [`AGGREGATOR_ROLE`], whose `node_jkt` is the key of the
+    /// certificate that the peer showed. Its `cnf` is another key of its boot and is not compared.
+    Aggregator {
+        /// The guest's project.
+        project: &'a str,
+        /// Thumbprint of the peer's key on this very connection.
+        peer_node: Jkt,
+    },
     /// Reading back, at the key service, a token it gave to a stock client. Project and site are compared with the resource path
     /// and the record by the caller.
     KeyService,
@@ -44,7 +55,7 @@ pub enum Usage<'a> {
 impl Usage<'_> {
     const fn typ(&self) -> Typ {
         match self {
-            Self::Job { .. } => Typ::Job,
+            Self::Job { .. } | Self::Aggregator { .. } => Typ::Job,
             Self::KeyService => Typ::Kbs,
         }
     }
@@ -177,6 +188,14 @@ pub enum Reject {
         /// The peer's key.
         peer: Jkt,
     },
+    /// Presented by another node than the one it names: another site's, or a gate that has only copied it.
+    #[error("token names node key {}, the peer has {peer}", named.map_or_else(|| "none".to_owned(), |key| key.to_string()))]
+    Node {
+        /// The node key it names.
+        named: Option<Jkt>,
+        /// The peer's key.
+        peer: Jkt,
+    },
     /// An admin call that lives too long.
     #[error("signed call lives from {iat} to {exp}, expected 1 to {} seconds", crate::admin::MAX_LIFETIME_SECONDS)]
     CallLifetime {
@@ -226,15 +245,28 @@ pub fn check(token: &str, keys: &Jwks, expected: &Expectation<'_>, now: UnixTime
     check_time(claims.issued_at(), claims.expires_at(), now)?;
     let coffer = claims.coffer();
     same(&coffer.root_of_trust, expected.root_of_trust, |got, expected| Reject::RootOfTrust { got, expected })?;
-    if let Usage::Job { project, role, peer } = expected.usage {
-        same(&coffer.project, project, |got, expected| Reject::Project { got, expected })?;
-        same(&coffer.role, role, |got, expected| Reject::Role { got, expected })?;
-        let bound = claims.confirmation().ok_or(FormError::Unbound)?;
-        if bound != peer {
-            return Err(Reject::Confirmation { bound, peer });
+    match expected.usage {
+        Usage::Job { project, role, peer } => {
+            check_place(coffer, project, role)?;
+            let bound = claims.confirmation().ok_or(FormError::Unbound)?;
+            if bound != peer {
+                return Err(Reject::Confirmation { bound, peer });
+            }
         }
+        Usage::Aggregator { project, peer_node } => {
+            check_place(coffer, project, AGGREGATOR_ROLE)?;
+            if coffer.node_jkt != Some(peer_node) {
+                return Err(Reject::Node { named: coffer.node_jkt, peer: peer_node });
+            }
+        }
+        Usage::KeyService => {}
     }
     Ok(Checked::new(claims))
+}
+
+fn check_place(coffer: &CofferClaims, project: &str, role: &str) -> Result<(), Reject> {
+    same(&coffer.project, project, |got, expected| Reject::Project { got, expected })?;
+    same(&coffer.role, role, |got, expected| Reject::Role { got, expected })
 }
 
 /// The payload of a compact JWS whose header names exactly `alg`, `typ` and a known key, and whose signature holds.

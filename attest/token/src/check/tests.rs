@@ -291,6 +291,47 @@ fn a_stock_token_opens_no_gate_and_a_job_token_no_key_service() {
     assert!(matches!(check(&job(subject()), &keys, &key_service, NOW), Err(Reject::Typ { .. })));
 }
 
+fn aggregator() -> Subject {
+    Subject { coffer: CofferClaims { role: AGGREGATOR_ROLE.into(), node_jkt: Some(Jkt::new([8; 32])), ..coffer() }, ..subject() }
+}
+
+#[test]
+fn only_the_aggregators_own_token_passes_as_its() {
+    let keys = signer().jwks();
+    let passes = |subject: Subject, peer_node: Jkt, now: UnixTime| {
+        let expected = Expectation { usage: Usage::Aggregator { project: "demo", peer_node }, ..expectation() };
+        check(&job(subject), &keys, &expected, now).map(|_| ()).map_err(|reject| name(&reject))
+    };
+    let node = Jkt::new([8; 32]);
+    assert_eq!(passes(aggregator(), node, NOW), Ok(()));
+    let with = |change: &dyn Fn(&mut CofferClaims)| {
+        let mut subject = aggregator();
+        change(&mut subject.coffer);
+        subject
+    };
+    for (subject, expected) in [
+        // A site's token, even where its node key is the peer's.
+        (with(&|coffer| coffer.role = "client".into()), "Role"),
+        (with(&|coffer| coffer.role = "server".into()), "Role"),
+        (with(&|coffer| coffer.project = "other".into()), "Project"),
+        (with(&|coffer| coffer.root_of_trust = "simulated:00".into()), "RootOfTrust"),
+        (with(&|coffer| coffer.node_jkt = None), "Node"),
+        (with(&|coffer| coffer.node_jkt = Some(jkt())), "Node"),
+        (Subject { issuer: "https://evil.test".into(), ..aggregator() }, "Issuer"),
+        (Subject { audience: "other".into(), ..aggregator() }, "Audience"),
+    ] {
+        assert_eq!(passes(subject, node, NOW), Err(expected.into()));
+    }
+    // A gate that copied the token has another key, whatever `cnf` says.
+    assert_eq!(passes(aggregator(), jkt(), NOW), Err("Node".into()));
+    assert_eq!(passes(aggregator(), node, UnixTime(NOW.0 + 300)), Err("Expired".into()));
+    let expected = Expectation { usage: Usage::Aggregator { project: "demo", peer_node: node }, ..expectation() };
+    let stock = signer().sign(Typ::Kbs, &Claims::affirming(Subject { coffer: aggregator().coffer, ..stock_subject() })).expect("signs");
+    assert!(matches!(check(&stock, &keys, &expected, NOW), Err(Reject::Typ { .. })));
+    // And the aggregator's opens no gate.
+    assert!(matches!(checked(&job(aggregator())), Err(Reject::Role { .. })));
+}
+
 #[test]
 fn the_issuer_signs_no_unusable_token() {
     let sign = |typ, subject| signer().sign(typ, &Claims::affirming(subject)).map_err(|error| error.to_string());
