@@ -13,6 +13,7 @@ use crate::console::{self, Stage};
 use crate::keys::BootKeys;
 use crate::report::{ReportError, ReportSource};
 use crate::standing::Standing;
+use crate::workload::Outcome;
 use crate::{config, early, network, renewal, root, unlock, workload};
 
 /// Where this PID 1's evidence comes from. Two binaries, two platforms; neither holds the other's code.
@@ -30,7 +31,7 @@ pub trait Platform {
     fn report_source() -> Result<Box<dyn ReportSource>, ReportError>;
 }
 
-/// Why the guest powers off before the workload runs. Its text is the `failed` line.
+/// Why the guest powers off before the workload runs, or without one that may. Its text is the `failed` line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
     stage: Stage,
@@ -53,8 +54,8 @@ impl Failure {
     }
 
     /// An authenticated refusal of the service: its reason code, and the id its log has.
-    pub(crate) fn refused(code: &str, id: Option<&str>) -> Self {
-        Self { stage: Stage::Attest, cause: Cause::Code(code.to_owned()), id: id.map(str::to_owned) }
+    pub(crate) fn refused(stage: Stage, code: &str, id: &str) -> Self {
+        Self { stage, cause: Cause::Code(code.to_owned()), id: Some(id.to_owned()) }
     }
 }
 
@@ -127,8 +128,10 @@ fn boot<P: Platform>() -> Result<(), Failure> {
     console::finished(Stage::Root);
 
     renewal::start(attester, standing.clone(), &token).at(Stage::Workload)?;
-    let end = workload::supervise(&site, root, &mut network, button).at(Stage::Workload)?;
-    console::line(&format!("workload {end}"));
+    match workload::supervise(&site, root, &mut network, button, standing).at(Stage::Workload)? {
+        Outcome::Ended(end) => console::line(&format!("workload {end}")),
+        Outcome::Refused { code, id } => return Err(Failure::refused(Stage::Workload, &code, &id)),
+    }
     Ok(())
 }
 
@@ -163,7 +166,7 @@ mod tests {
     fn the_failed_line_has_one_form() {
         let own = Failure::new(Stage::Config, &"site.json says \"x\"");
         assert_eq!(own.to_string(), "failed stage=config cause=\"site.json says 'x'\" id=-");
-        let refused = Failure::refused("launch_digest", Some("r-7"));
+        let refused = Failure::refused(Stage::Attest, "launch_digest", "r-7");
         assert_eq!(refused.to_string(), "failed stage=attest cause=launch_digest id=r-7");
     }
 }

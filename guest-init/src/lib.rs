@@ -14,6 +14,7 @@ mod keys;
 mod kit;
 mod network;
 mod node_key;
+mod quarantine;
 mod renewal;
 pub mod report;
 mod root;

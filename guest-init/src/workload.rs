@@ -1,7 +1,7 @@
 //! Step 8 of the boot: the workload, from its start to its end.
 //!
 //! Three processes, each with a clean memory of its own:
-//! PID 1 *supervises*: it keeps the log, the lease and the power button. It starts, by executing itself again under another
+//! PID 1 *supervises*: it keeps the log, the lease, the power button and the key service's last word. It starts, by executing itself again under another
 //! name, the *init* of the workload's namespaces, which holds no secret, becomes process 1 in there, and so can reap orphans
 //! and pass on the stop signal (a workload that were process 1 itself would not feel a SIGTERM it has no handler for). That
 //! starts, again by executing itself, a process that gives up its rights and *becomes* the workload.
@@ -11,27 +11,25 @@ mod exec;
 mod init;
 mod log;
 mod message;
+mod running;
+mod supervisor;
 
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
 
 use coffer_manifest::{DocumentError, SiteConfig};
-use coffer_sys::process;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
 
 use self::log::Log;
-use self::message::{Inbox, Message, MessageError};
+use self::message::MessageError;
+use self::supervisor::Supervisor;
 use crate::button::PowerButton;
-use crate::console::{self, Stage};
 use crate::network::Network;
 use crate::root::Root;
+use crate::standing::Standing;
 
 pub use self::exec::run_exec;
 pub use self::init::run_init;
@@ -40,10 +38,6 @@ pub use self::init::run_init;
 pub const INIT_ROLE: &[u8] = b"coffer-workload-init";
 /// argv[0] of the process that becomes the workload.
 pub const EXEC_ROLE: &[u8] = b"coffer-workload-exec";
-/// How long the workload may take to stop. With what follows (sync, unmount) the guest is off within ten seconds.
-const STOP_PATIENCE: Duration = Duration::from_secs(8);
-/// How often the loop looks around when nothing happens.
-const IDLE: Duration = Duration::from_secs(60);
 
 /// The workload could not be run.
 #[derive(Debug, thiserror::Error)]
@@ -92,107 +86,33 @@ impl fmt::Display for End {
     }
 }
 
-/// Starts the workload and stays with it until it ends, of itself or because the power button was pressed.
+/// Why the guest is to be powered off.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// The workload ended, of itself or because the power button was pressed.
+    Ended(End),
+    /// The key service refuses this guest, and its time to wait is over.
+    Refused {
+        /// The service's reason code.
+        code: String,
+        /// The id its log has.
+        id: String,
+    },
+}
+
+/// Starts the workload and stays with it until the guest is to be powered off: the workload has ended, the power button was pressed,
+/// or the key service refuses this guest and `failure_action` says so.
 ///
 /// # Errors
-/// See [`WorkloadError`]; only for what happens before the workload runs.
-pub fn supervise(site: &SiteConfig, root: Root, network: &mut Network, button: PowerButton) -> Result<End, WorkloadError> {
-    let (output, output_end) = io::pipe().map_err(doing("make a pipe"))?;
-    let (control, control_end) = UnixStream::pair().map_err(doing("make a socket pair"))?;
-    process::unshare_pid().map_err(doing("make a pid namespace"))?;
-    let mut init = Command::new("/proc/self/exe")
-        .arg0(os_str(INIT_ROLE))
-        .env_clear()
-        .stdin(Stdio::from(OwnedFd::from(control_end)))
-        .stdout(output_end.try_clone().map_err(doing("copy a pipe"))?)
-        .stderr(output_end)
-        .spawn()
-        .map_err(doing("start the workload's init"))?;
-    send_site(&control, site)?;
-
-    let mut supervisor = Supervisor {
-        inbox: Inbox::new(control.try_clone().map_err(doing("copy a socket"))?).map_err(doing("set up a socket"))?,
-        control,
-        log: Log::new(output, root.workload_log).map_err(doing("set up the workload's log"))?,
-        button,
-        kill_at: None,
-        started: false,
-        end: None,
-    };
-    let watched = supervisor.watch(network);
-    // Whatever happened: nothing of the workload outlives this. Both fail only if the init has ended and is reaped.
-    let _ = init.kill();
-    let _ = init.wait();
-    supervisor.log.drain();
-    watched?;
-    // Killed after STOP_PATIENCE, together with the init that could have told how it ended.
-    Ok(supervisor.end.unwrap_or(End::Signal(9)))
-}
-
-struct Supervisor {
-    control: UnixStream,
-    inbox: Inbox,
-    log: Log,
+/// See [`WorkloadError`]; only for what happens before a workload runs.
+pub fn supervise(
+    site: &SiteConfig,
+    root: Root,
+    network: &mut Network,
     button: PowerButton,
-    kill_at: Option<Instant>,
-    started: bool,
-    end: Option<End>,
-}
-
-impl Supervisor {
-    /// Until the workload has ended, or has had its time to stop.
-    fn watch(&mut self, network: &mut Network) -> Result<(), WorkloadError> {
-        loop {
-            self.sleep(network.due())?;
-            self.log.pump();
-            network.keep();
-            if !self.read_messages()? {
-                return if self.started { Ok(()) } else { Err(WorkloadError::Silent) };
-            }
-            if self.button.was_pressed() && self.kill_at.is_none() {
-                console::line("power button: stopping the workload");
-                self.kill_at = Some(Instant::now() + STOP_PATIENCE);
-                // If the init is gone, its end of the socket closes, which the next round sees.
-                let _ = self.control.write_all(&Message::Stop.to_bytes());
-            }
-            if self.kill_at.is_some_and(|deadline| Instant::now() >= deadline) {
-                console::line("the workload did not stop in time, it is killed");
-                return Ok(());
-            }
-        }
-    }
-
-    /// Waits until there is something to do.
-    fn sleep(&self, network_due: Option<Instant>) -> Result<(), WorkloadError> {
-        let due = [network_due, self.kill_at].into_iter().flatten().min();
-        let left = due.map_or(IDLE, |due| due.saturating_duration_since(Instant::now()).min(IDLE));
-        let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
-        let sources = [Some(self.control.as_fd()), self.log.source()].into_iter().flatten();
-        let mut fds: Vec<_> = sources.chain(self.button.devices()).map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
-        match poll(&mut fds, Some(&timeout)) {
-            Ok(_) | Err(Errno::INTR) => Ok(()),
-            Err(errno) => Err(doing("wait for events")(errno.into())),
-        }
-    }
-
-    /// Takes what the init says; false when it has nothing more to say.
-    fn read_messages(&mut self) -> Result<bool, WorkloadError> {
-        while let Some(message) = self.inbox.next()? {
-            match message {
-                Message::Started => {
-                    self.started = true;
-                    console::finished(Stage::Workload);
-                }
-                Message::Failed(text) => return Err(WorkloadError::NotStarted(text)),
-                Message::Ended(end) => {
-                    self.end = Some(end);
-                    return Ok(false);
-                }
-                Message::Stop => return Err(MessageError.into()),
-            }
-        }
-        Ok(!self.inbox.is_closed())
-    }
+    standing: Arc<Standing>,
+) -> Result<Outcome, WorkloadError> {
+    Supervisor::start(site, Log::new(root.workload_log), button, standing)?.watch(network)
 }
 
 fn os_str(role: &[u8]) -> &std::ffi::OsStr {

@@ -64,7 +64,7 @@ impl HandshakeError {
 
     pub fn into_failure(self) -> Failure {
         match self {
-            Self::Service(ServiceError::Refused { code, id }) => Failure::refused(&code, Some(&id)),
+            Self::Service(ServiceError::Refused { code, id }) => Failure::refused(Stage::Attest, &code, &id),
             other => Failure::new(Stage::Attest, &other),
         }
     }

@@ -11,7 +11,7 @@ const CHUNK_BYTES: usize = 64 * 1024;
 /// How many chunks are read before PID 1 looks at its other duties.
 const CHUNKS_PER_TURN: usize = 16;
 
-/// The reading end of the workload's output, and where it goes.
+/// The reading end of the workload's output, and where it goes: one file for all lives of the workload.
 pub struct Log {
     source: Option<PipeReader>,
     file: Option<File>,
@@ -21,13 +21,20 @@ pub struct Log {
 
 impl Log {
     /// Writes to `file` at most half of its file system; without a file, output is read and dropped.
+    #[must_use]
+    pub fn new(file: Option<File>) -> Self {
+        let left = file.as_ref().and_then(|file| fstatvfs(file).ok()).map_or(0, |fs| fs.f_blocks.saturating_mul(fs.f_frsize) / 2);
+        Self { source: None, file, left }
+    }
+
+    /// From now on moves what comes from `source`.
     ///
     /// # Errors
     /// What fcntl(2) says.
-    pub fn new(source: PipeReader, file: Option<File>) -> io::Result<Self> {
+    pub fn attach(&mut self, source: PipeReader) -> io::Result<()> {
         fcntl_setfl(&source, OFlags::NONBLOCK)?;
-        let left = file.as_ref().and_then(|file| fstatvfs(file).ok()).map_or(0, |fs| fs.f_blocks.saturating_mul(fs.f_frsize) / 2);
-        Ok(Self { source: Some(source), file, left })
+        self.source = Some(source);
+        Ok(())
     }
 
     /// What to poll; nothing once every writer is gone.
@@ -47,7 +54,8 @@ impl Log {
     /// Moves everything that is left in the pipe, once its writers are dead, and syncs the file.
     pub fn drain(&mut self) {
         while self.move_chunk() {}
-        if let Some(file) = self.file.take() {
+        self.source = None;
+        if let Some(file) = &self.file {
             // A full or failing disk loses its log, nothing else.
             let _ = file.sync_all();
         }
@@ -95,7 +103,8 @@ mod tests {
     fn log() -> (Log, io::PipeWriter, File) {
         let (reader, writer) = io::pipe().expect("pipe");
         let file = tempfile::tempfile().expect("tempfile");
-        let log = Log::new(reader, Some(file.try_clone().expect("clone"))).expect("log");
+        let mut log = Log::new(Some(file.try_clone().expect("clone")));
+        log.attach(reader).expect("attaches");
         (log, writer, file)
     }
 
@@ -116,6 +125,20 @@ mod tests {
         log.drain();
         assert!(log.source().is_none());
         assert_eq!(content(file), "hello world");
+    }
+
+    #[test]
+    fn a_second_life_writes_on() {
+        let (mut log, mut writer, file) = log();
+        writer.write_all(b"one ").expect("write");
+        drop(writer);
+        log.drain();
+        let (reader, mut writer) = io::pipe().expect("pipe");
+        log.attach(reader).expect("attaches");
+        writer.write_all(b"two").expect("write");
+        drop(writer);
+        log.drain();
+        assert_eq!(content(file), "one two");
     }
 
     #[test]

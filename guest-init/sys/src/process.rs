@@ -1,13 +1,14 @@
-//! Namespaces and signal masks of a single-threaded process.
+//! Namespaces, signals and signal masks.
 
 use std::io;
 use std::mem;
 use std::os::fd::{FromRawFd, OwnedFd};
 
-/// Makes the next child the first process of a new pid namespace.
+/// Makes the calling thread's next child the first process of a new pid namespace; later ones join it. Once per thread, which
+/// afterwards can start no other thread (clone(2), pid_namespaces(7)): call it from one that has nothing else to do.
 ///
 /// # Errors
-/// What unshare(2) says.
+/// What unshare(2) says; `EINVAL` in a thread that has done so before.
 pub fn unshare_pid() -> io::Result<()> {
     unshare(libc::CLONE_NEWPID)
 }
