@@ -5,6 +5,9 @@
 
 mod archive;
 mod boot;
+mod gate;
+mod upstream;
+mod workload;
 
 use std::ffi::OsStr;
 use std::fs;
@@ -21,6 +24,9 @@ use tempfile::TempDir;
 use crate::repo;
 pub use archive::{SECRET_MARK, blob, busybox_image};
 pub use boot::{Boot, Running};
+pub use gate::{WORKLOAD_SERVER, eventually};
+pub use upstream::{Seen, Upstream};
+pub use workload::{Reports, Workload};
 
 /// How long a service may take to listen.
 const SERVICE_START: Duration = Duration::from_secs(20);
@@ -29,6 +35,7 @@ const SERVICE_START: Duration = Duration::from_secs(20);
 pub struct Lab {
     dir: TempDir,
     port: u16,
+    gate_port: u16,
 }
 
 /// What a test wants to be different in a site.
@@ -61,7 +68,7 @@ pub struct Bundle {
     pub tgz: PathBuf,
 }
 
-/// A running `coffer-attest`, stopped when dropped.
+/// A running `coffer-attest` or `coffer-gate`, stopped when dropped.
 pub struct Service {
     child: Child,
     /// Its output.
@@ -75,11 +82,12 @@ impl Lab {
     /// If a program fails.
     #[must_use]
     pub fn new() -> Self {
-        let lab = Self { dir: TempDir::with_prefix("coffer-lab-").expect("a temporary folder"), port: free_port() };
+        let [port, gate_port] = free_ports();
+        let lab = Self { dir: TempDir::with_prefix("coffer-lab-").expect("a temporary folder"), port, gate_port };
         run(Command::new(repo::program("coffer-simulator")).arg("init").arg(lab.path("simulator")));
         lab.init_service("service");
         lab.write_project("service/tls/ca.pem");
-        fs::write(lab.path("image.tar"), archive::busybox_image()).expect("the image is written");
+        fs::write(lab.path("image.tar"), busybox_image()).expect("the image is written");
         fs::create_dir(lab.path("kit")).expect("a folder");
         fs::write(lab.path("kit/node.key"), format!("{SECRET_MARK}\n")).expect("a file");
         lab
@@ -114,9 +122,22 @@ impl Lab {
     pub fn use_author_key(&self, name: &str) {
         run(Command::new(repo::program("coffer")).args(["author-key", "new", "--out"]).arg(self.path(name)));
         self.write_project("service/tls/ca.pem");
-        let mut project = fs::read_to_string(self.path("project.yml")).expect("project.yml");
-        project.push_str(&format!("author_key: {name}\n"));
-        fs::write(self.path("project.yml"), project).expect("project.yml is written");
+        self.add_to_project(&format!("author_key: {name}\n"));
+    }
+
+    /// Gives the project another name: sites built from here on are of another federation.
+    ///
+    /// # Panics
+    /// If project.yml cannot be changed.
+    pub fn name_project(&self, name: &str) {
+        let project = fs::read_to_string(self.path("project.yml")).expect("project.yml");
+        let (_, rest) = project.split_once('\n').expect("the name is the first line");
+        fs::write(self.path("project.yml"), format!("name: {name}\n{rest}")).expect("project.yml is written");
+    }
+
+    fn add_to_project(&self, lines: &str) {
+        let project = fs::read_to_string(self.path("project.yml")).expect("project.yml");
+        fs::write(self.path("project.yml"), project + lines).expect("project.yml is written");
     }
 
     fn write_project(&self, ca: &str) {
@@ -162,19 +183,9 @@ impl Lab {
     /// If it does not listen in time.
     #[must_use]
     pub fn serve_as(&self, name: &str) -> Service {
-        let log = self.path(&format!("{name}.log"));
-        let output = fs::File::create(&log).expect("a log file");
         let mut serve = Command::new(repo::program("coffer-attest"));
         serve.arg("serve").arg("--dir").arg(self.path(name)).args(["--listen", &format!("127.0.0.1:{}", self.port)]);
-        serve.stdin(Stdio::null()).stdout(output.try_clone().expect("a handle")).stderr(output);
-        let mut service = Service { child: serve.spawn().expect("coffer-attest starts"), log };
-        let deadline = Instant::now() + SERVICE_START;
-        while std::net::TcpStream::connect(("127.0.0.1", self.port)).is_err() {
-            let ended = service.child.try_wait().expect("its state");
-            assert!(ended.is_none() && Instant::now() < deadline, "coffer-attest does not listen: {ended:?}\n{}", service.log_text());
-            sleep(Duration::from_millis(50));
-        }
-        service
+        Service::start(serve, self.path(&format!("{name}.log")), self.port)
     }
 
     /// Enrolls a bundle at the running service.
@@ -225,6 +236,20 @@ impl Default for Lab {
 }
 
 impl Service {
+    /// Starts a program that is to listen on this port of loopback; its output goes to `log`, after what is there.
+    fn start(mut serve: Command, log: PathBuf, port: u16) -> Self {
+        let output = fs::OpenOptions::new().create(true).append(true).open(&log).expect("a log file");
+        serve.stdin(Stdio::null()).stdout(output.try_clone().expect("a handle")).stderr(output);
+        let mut service = Self { child: serve.spawn().expect("the program starts"), log };
+        let deadline = Instant::now() + SERVICE_START;
+        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+            let ended = service.child.try_wait().expect("its state");
+            assert!(ended.is_none() && Instant::now() < deadline, "{serve:?} does not listen: {ended:?}\n{}", service.log_text());
+            sleep(Duration::from_millis(50));
+        }
+        service
+    }
+
     /// What it has said.
     #[must_use]
     pub fn log_text(&self) -> String {
@@ -301,10 +326,11 @@ pub fn run(command: &mut Command) -> String {
     text(&output.stdout)
 }
 
-/// A port nobody listens on now.
-fn free_port() -> u16 {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
-    listener.local_addr().expect("its address").port()
+/// Ports nobody listens on now.
+fn free_ports<const N: usize>() -> [u16; N] {
+    // All at once, so that none is given twice.
+    let listeners = [(); N].map(|()| TcpListener::bind(("127.0.0.1", 0)).expect("a free port"));
+    listeners.map(|listener| listener.local_addr().expect("its address").port())
 }
 
 fn only_entry(dir: &Path, prefix: &str) -> PathBuf {

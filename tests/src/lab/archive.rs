@@ -1,6 +1,8 @@
 //! A small container image: a static busybox, a user, and a file large enough to be read in many blocks.
 
+use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
@@ -25,6 +27,15 @@ pub fn blob() -> Vec<u8> {
 /// If busybox-static is not installed.
 #[must_use]
 pub fn busybox_image() -> Vec<u8> {
+    busybox_image_with(&[])
+}
+
+/// The same with more programs: path and bytes.
+///
+/// # Panics
+/// If busybox-static is not installed.
+#[must_use]
+pub fn busybox_image_with(programs: &[(String, Vec<u8>)]) -> Vec<u8> {
     let busybox = fs::read(BUSYBOX).unwrap_or_else(|e| panic!("{BUSYBOX}: {e}; hint: tests/setup.sh --tests"));
     let mut layer = tar::Builder::new(Vec::new());
     for dir in ["bin", "data", "etc", "tmp", "proc", "sys", "dev"] {
@@ -37,6 +48,13 @@ pub fn busybox_image() -> Vec<u8> {
     for applet in APPLETS {
         let mut header = header(tar::EntryType::Symlink, 0o777, 0);
         layer.append_link(&mut header, format!("bin/{applet}"), "busybox").expect("a link");
+    }
+    let parents: BTreeSet<&Path> = programs.iter().flat_map(|(path, _)| Path::new(path).ancestors().skip(1)).collect();
+    for dir in parents.into_iter().filter(|dir| !dir.as_os_str().is_empty() && *dir != Path::new("bin")) {
+        add(&mut layer, &format!("{}/", dir.display()), tar::EntryType::Directory, 0o755, b"");
+    }
+    for (path, bytes) in programs {
+        add(&mut layer, path, tar::EntryType::Regular, 0o755, bytes);
     }
     add(&mut layer, "etc/passwd", tar::EntryType::Regular, 0o644, b"root:x:0:0::/:/bin/sh\nworker:x:1234:1234::/home:/bin/sh\n");
     add(&mut layer, "etc/group", tar::EntryType::Regular, 0o644, b"root:x:0:\nworker:x:1234:\nextra:x:4321:worker\n");
