@@ -39,7 +39,8 @@ usage() {
 		Ctrl-C or SIGTERM presses the VM's power button and waits up to $STOP_GRACE_S s; a second one ends it at once.
 
 		Exit codes: 0 the workload ended with 0 · 1 this host, the command line or a file is wrong · 3 the guest stopped before
-		the workload, its last line says why · 4 the workload failed · 5 the VM ended without a word, or ran out of time
+		the workload, its last line says why · 4 the workload failed · 5 the VM ended without a word, or ran out of time · 6 the key
+		service refused to renew the site's attestation, and the guest powered off
 
 		Example: ./launch_vm.sh$how --check && ./launch_vm.sh$how --cpus $DEFAULT_CPUS --memory 16384
 	HELP
@@ -351,7 +352,7 @@ start_qemu() {
 
 # Shows the guest's own lines as they come, and keeps the ones that decide how it went. Console bytes are the guest's and
 # the host's: only printable characters reach the terminal.
-workload='' failed='' pending=''
+workload='' failed='' refused='' pending=''
 follow_console() {
 	local part
 	while IFS= read -r part <&"$console"; do
@@ -369,6 +370,7 @@ console_line() {
 	printf '%s\n' "$line"
 	case $line in
 	"coffer-init: failed "*) failed=$line ;;
+	"coffer-init: refused code="*) refused=yes ;;
 	"coffer-init: workload exit="* | "coffer-init: workload signal="*)
 		workload=${line#coffer-init: workload }
 		workload=${workload%% *}
@@ -412,6 +414,10 @@ conclude() {
 		say "the workload ended with $workload; its output is in applog.qcow2"
 		say "hint: coffer logs $bundle"
 		exit 4
+	elif [[ $refused && $failed == "coffer-init: failed stage=workload "* ]]; then
+		say "the key service refused this site while its workload ran: ${failed#coffer-init: failed stage=workload }"
+		say "hint: the project's admin finds the id in the service's log, and may let the site start again"
+		exit 6
 	elif [[ $failed ]]; then
 		say "the guest stopped before the workload: ${failed#coffer-init: }"
 		exit 3

@@ -267,6 +267,14 @@ fn exit_codes_follow_the_guests_last_words() {
     for (console, status, code, expected) in [
         ("coffer-init: workload exit=0 \\r\\ncoffer-init: power-off\\r\\n", 0, 0, ""),
         ("coffer-init: workload exit=7 \\r\\n", 0, 4, "the workload ended with exit=7"),
+        (
+            "coffer-init: refused code=revoked id=r-7\\ncoffer-init: failed stage=workload cause=revoked id=r-7\\n",
+            0,
+            6,
+            "the key service refused this site while its workload ran: cause=revoked id=r-7",
+        ),
+        ("coffer-init: refused code=revoked id=r-7\\ncoffer-init: workload exit=0\\n", 0, 0, ""),
+        ("coffer-init: failed stage=workload cause=\"no program\" id=-\\n", 0, 3, "the guest stopped before the workload: failed"),
         ("coffer-init: workload exit=00\\n", 0, 4, "the workload ended with exit=00"),
         ("coffer-init: workload signal=9\\n", 0, 4, "the workload ended with signal=9"),
         (
