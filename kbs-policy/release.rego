@@ -22,6 +22,7 @@ genuine if {
 # The record still stands, and it is the record of this site config on this base.
 enrolled if {
 	input.enrollment.revoked == false
+	input.enrollment.suspended == false
 	input.enrollment.root_of_trust == input.service.root_of_trust
 	input.enrollment.host_data == input.evidence.host_data
 	input.evidence.launch_digest in input.enrollment.launch_digests

@@ -55,7 +55,7 @@ pub enum Command {
     Init(Init),
     /// Run the service
     Serve(Serve),
-    /// Enroll, list, show and revoke sites of a running service
+    /// Enroll, list, show, suspend, resume and revoke sites of a running service
     Site {
         /// What to do
         #[command(subcommand)]

@@ -94,6 +94,7 @@ pub async fn serve(
     let share = SourceShare::new(limits.connections.div_ceil(SOURCE_SHARE));
     let slots = Arc::new(Semaphore::new(limits.connections as usize));
     let (stopping, stopped) = watch::channel(false);
+    let serving = Arc::clone(&service);
     let shared = Shared { acceptor: TlsAcceptor::from(tls), service, router, stopped };
     loop {
         let slot = tokio::select! {
@@ -119,6 +120,7 @@ pub async fn serve(
         }
     }
     drop(listener);
+    serving.end_waiting();
     // Connections that are idle end at once, the others after what they are at; then every slot is free.
     let _ = stopping.send(true);
     if tokio::time::timeout(STOP_TIMEOUT, slots.acquire_many(limits.connections)).await.is_err() {

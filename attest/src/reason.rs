@@ -202,6 +202,9 @@ reasons! {
     Revoked "revoked" FORBIDDEN AttestationError Guest,
         "belongs to a site that was revoked, or whose config was superseded",
         "project admin: revocation is for good; build a new config of the site (or a new site) and enroll it";
+    SiteSuspended "site_suspended" FORBIDDEN AttestationError Guest,
+        "belongs to a site that is suspended",
+        "project admin: `coffer-attest site show PROJECT/SITE` says since when and why; `coffer-attest site resume` lets it in again";
     Policy "policy" FORBIDDEN AttestationError Guest,
         "is genuine and enrolled, but the rego policy does not allow it",
         "project admin: read the project's policy, or ask the operator about `kbs-policy/*.rego`";
@@ -272,8 +275,14 @@ reasons! {
         "names a site that was never enrolled",
         "admin: `coffer-attest site list` has every name";
     NotActive "not_active" CONFLICT PolicyDeny Admin,
-        "revokes a site config that is not the active one",
+        "revokes a site config that is not the active one, or suspends or resumes a site that has none that is not revoked",
         "admin: `coffer-attest site show PROJECT/SITE` says which one is";
+    AlreadySuspended "already_suspended" CONFLICT PolicyDeny Admin,
+        "suspends a site that is suspended",
+        "admin: nothing; `coffer-attest site show PROJECT/SITE` says since when, by whom and why";
+    NotSuspended "not_suspended" CONFLICT PolicyDeny Admin,
+        "resumes a site that is not suspended",
+        "admin: nothing; `coffer-attest site show PROJECT/SITE` says how it stands";
     NameTaken "name_taken" CONFLICT PolicyDeny Admin,
         "enrolls a name that was given already; names are given once",
         "project admin: a new config of the same site is built with `supersedes`, a new site has a new name";
@@ -337,7 +346,8 @@ impl Reason {
         match self {
             Self::Rule(rule) => rule_commands(rule),
             Self::Revoked | Self::NotActive | Self::Supersedes | Self::SiteSvn | Self::NameTaken | Self::HostDataTaken => SHOW_SITE,
-            Self::NoSuchResource | Self::ResourcePath => SHOW_SITE,
+            Self::NoSuchResource | Self::ResourcePath | Self::AlreadySuspended | Self::NotSuspended => SHOW_SITE,
+            Self::SiteSuspended => RESUME,
             Self::NoSuchSite => &["coffer-attest site list"],
             Self::AmlRisk => &["coffer-attest site enroll out/enroll/SITE.json --accept-aml-risk"],
             Self::Policy => SHOW_POLICY,
@@ -353,6 +363,7 @@ impl Reason {
 }
 
 const SHOW_SITE: &[&str] = &["coffer-attest site show PROJECT/SITE"];
+const RESUME: &[&str] = &["coffer-attest site show PROJECT/SITE", "coffer-attest site resume PROJECT/SITE --reason TEXT"];
 const SHOW_POLICY: &[&str] = &["coffer-attest policy show --project PROJECT"];
 /// Reference values: look, try, change.
 const SET_POLICY: &[&str] = &[

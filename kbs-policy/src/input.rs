@@ -77,6 +77,12 @@ impl EvidenceFacts {
         &self.host_data
     }
 
+    /// REPORT_ID, 64 hexadecimal digits: which boot it is.
+    #[must_use]
+    pub fn report_id(&self) -> &str {
+        &self.report_id
+    }
+
     /// CHIP_ID, 128 hexadecimal digits: it may be revoked after the attestation.
     #[must_use]
     pub fn chip_id(&self) -> &str {
@@ -117,6 +123,8 @@ pub struct Record {
     pub base_svn: u32,
     /// Whether it was revoked or superseded.
     pub revoked: bool,
+    /// Whether its site is suspended.
+    pub suspended: bool,
 }
 
 /// A parsed resource path.

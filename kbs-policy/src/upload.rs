@@ -172,7 +172,7 @@ fn ordinary(question: QuestionName) -> (Value, Value) {
     });
     let enrollment = json!({
         "project": "demo", "site": "site-1", "role": "client", "host_data": "aa", "launch_digests": TWO_DIGESTS,
-        "root_of_trust": "amd-sev-snp", "site_svn": 1, "base_svn": 1, "revoked": false,
+        "root_of_trust": "amd-sev-snp", "site_svn": 1, "base_svn": 1, "revoked": false, "suspended": false,
     });
     let service = json!({ "root_of_trust": "amd-sev-snp" });
     match question {

@@ -34,6 +34,28 @@ pub enum SiteCommand {
         #[command(flatten)]
         access: Access,
     },
+    /// Shut a site out until it is resumed: renewals, boots and secrets are refused, gates cut it off
+    Suspend {
+        /// `<project>/<site>`: all its configs, those enrolled meanwhile included
+        site: String,
+        /// Why, for the audit log
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
+        /// Where
+        #[command(flatten)]
+        access: Access,
+    },
+    /// Let a suspended site in again
+    Resume {
+        /// `<project>/<site>`
+        site: String,
+        /// Why, for the audit log
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
+        /// Where
+        #[command(flatten)]
+        access: Access,
+    },
     /// Revoke a site for good: its next challenge, renewal and boot are refused
     Revoke {
         /// `<project>/<site>`, which means all its configs, or one config's HOST_DATA

@@ -26,7 +26,7 @@ use crate::session::CookieKey;
 use crate::store::{ServiceKey, SharedStore, Store};
 use crate::tls::server_config;
 
-/// How often used nonces are forgotten, overlaps that are over written down, and counters logged.
+/// How often used nonces and old withdrawals are forgotten, overlaps that are over written down, and counters logged.
 const HOUSEKEEPING: Duration = Duration::from_secs(60);
 /// How many of these rounds go by between two audit heads in the log: ten minutes.
 const ROUNDS_PER_HEAD: u64 = 10;
@@ -185,10 +185,11 @@ async fn housekeeping(service: Arc<Service>) {
                 Ok(configs) => tracing::info!(configs, "overlaps are over: superseded configs are revoked"),
                 Err(error) => tracing::error!(%error, "cannot revoke superseded configs"),
             }
-            service.store().forget(unix_now())
+            let store = service.store();
+            store.forget(unix_now()).and_then(|_| store.forget_withdrawals(unix_now()))
         });
         if let Ok(Err(error)) = swept.await {
-            tracing::error!(%error, "cannot forget used nonces");
+            tracing::error!(%error, "cannot forget used nonces and old withdrawals");
         }
     }
 }

@@ -25,6 +25,8 @@ pub fn run(command: &SiteCommand) -> Result<(), Failure> {
         SiteCommand::Enroll { file, accept_aml_risk, access } => enroll(file, *accept_aml_risk, access),
         SiteCommand::List { access } => list(access),
         SiteCommand::Show { site, access } => show(site, access),
+        SiteCommand::Suspend { site, reason, access } => suspension(site, "suspend", reason, access),
+        SiteCommand::Resume { site, reason, access } => suspension(site, "resume", reason, access),
         SiteCommand::Revoke { site, reason, access } => revoke(site, reason, access),
     }
 }
@@ -62,10 +64,20 @@ fn show(site: &str, access: &Access) -> Result<(), Failure> {
     say(access.json, &shown, |shown| {
         let of = |name: &str| shown[name].as_array().cloned().unwrap_or_default();
         let mut lines: Vec<String> = of("configs").iter().map(config_lines).collect();
+        lines.push("instances with job tokens, newest first:".to_owned());
+        lines.extend(of("instances").iter().map(instance_line));
         lines.push("decisions, newest first:".to_owned());
         lines.extend(of("decisions").iter().map(decision_line));
         lines.join("\n")
     });
+    Ok(())
+}
+
+fn suspension(site: &str, verb: &str, reason: &str, access: &Access) -> Result<(), Failure> {
+    let body = json!({ "reason": reason }).to_string();
+    let done: Value = Client::new(access)?.post(&format!("{}/{verb}", site_path(site)?), body.as_bytes())?;
+    let became = if done["suspended"] == true { "suspended" } else { "resumed" };
+    say(access.json, &done, |done| format!("{became} {}/{}", text(&done["project"]), text(&done["site"])));
     Ok(())
 }
 
@@ -105,7 +117,9 @@ fn site_path(site: &str) -> Result<String, Failure> {
 
 fn site_line(site: &Value) -> String {
     let record = &site["record"];
-    format!("{}/{}  {}  {}", text(&record["project"]), text(&record["site"]), text(&site["standing"]), text(&record["host_data"]))
+    let suspended = if site["suspended"].is_null() { "" } else { ", suspended" };
+    let standing = text(&site["standing"]);
+    format!("{}/{}  {standing}{suspended}  {}", text(&record["project"]), text(&record["site"]), text(&record["host_data"]))
 }
 
 fn config_lines(site: &Value) -> String {
@@ -127,6 +141,10 @@ fn config_lines(site: &Value) -> String {
     if site["standing"] == "superseded" {
         lines.push_str(&format!("\n  may run beside its successor until={}", time(&site["overlap_until"])));
     }
+    if let Some(suspended) = site.get("suspended") {
+        let (at, by, why) = (time(&suspended["at"]), text(&suspended["by"]), text(&suspended["reason"]));
+        lines.push_str(&format!("\n  suspended at={at} by={by}: {why}"));
+    }
     if site["standing"] == "revoked" {
         let (at, by, why) = (time(&site["revoked_at"]), text(&site["revoked_by"]), text(&site["revoked_why"]));
         lines.push_str(&format!("\n  revoked at={at} by={by}: {why}"));
@@ -140,6 +158,12 @@ fn asked_of_evidence(record: &Value) -> Option<String> {
     let asked = names.iter().filter(|name| !record[**name].is_null()).map(|name| format!("{name}={}", text(&record[*name])));
     let asked: Vec<_> = asked.collect();
     (!asked.is_empty()).then(|| asked.join(" "))
+}
+
+fn instance_line(instance: &Value) -> String {
+    let (first, last) = (time(&instance["first_seen"]), time(&instance["last_seen"]));
+    let node = instance.get("node_jkt").map_or_else(String::new, |jkt| format!(" node={}", text(jkt)));
+    format!("  {} first={first} last={last}{node}", text(&instance["instance"]))
 }
 
 fn decision_line(entry: &Value) -> String {

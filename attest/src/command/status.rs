@@ -26,6 +26,8 @@ fn render(status: &Value) -> String {
         format!("running since  {}", status["started_at"].as_u64().map(rfc3339).unwrap_or_default()),
         format!("audit head     {} {}", status["audit"]["seq"], text(&status["audit"]["digest"])),
         format!("revocations    {}", status["revocation"]),
+        format!("withdrawals    {} ({} wait for the next)", status["withdrawal"], status["waiting"]),
+        format!("suspended      {}", status["suspended"]),
     ];
     for key in status["token_keys"].as_array().into_iter().flatten() {
         lines.push(format!("token key      {} {}", text(&key["kid"]), text(&key["state"])));

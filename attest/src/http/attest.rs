@@ -9,7 +9,8 @@ use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, SET_COOKIE};
 use axum::response::IntoResponse;
 use coffer_evidence::{HostData, ReportData, SnpEvidence};
 use coffer_kbs_policy::EvidenceFacts;
-use coffer_protocol::{Attestation, Purpose, TokenResponse};
+use coffer_protocol::{Attestation, BoundKeys, Purpose, TokenResponse};
+use coffer_token::CofferClaims;
 use coffer_verify::Reject;
 
 use super::extract::{Typed, session_cookie};
@@ -18,10 +19,10 @@ use super::{Holder, Service, blocking};
 use crate::clock::unix_now;
 use crate::collateral::Completed;
 use crate::failure::chain;
-use crate::judge::{Issued, Refused, revoked, revoked_since, token_request};
+use crate::judge::{Issued, Refused, revoked_since, token_request, withheld};
 use crate::reason::{Reason, Values};
 use crate::session::{ATTESTED_TTL_S, Attested, Challenged, CookieError, set_cookie};
-use crate::store::{Asked, Basis, Entry, Event, Site, Subject};
+use crate::store::{Asked, Basis, BoundNode, Entry, Event, RefusedInstance, Seen, Site, Subject};
 
 /// Redeems, judges, answers `{"token": …}`.
 pub async fn attest(
@@ -52,7 +53,7 @@ fn decide(service: &Service, peer: IpAddr, cookie: &str, attestation: &Attestati
     let host_data = evidence.report.fields().host_data;
     check_init_data(attestation, &host_data)?;
     let site = service.store.site(&host_data).map_err(|e| Problem::internal(&e))?;
-    let enrolled = site.as_ref().is_some_and(|site| site.standing.counts(now));
+    let enrolled = site.as_ref().is_some_and(|site| site.stands.counts(now));
     let Completed { evidence, is_new } = service.collateral().complete(evidence, enrolled.then_some(peer)).map_err(Problem::from)?;
     let runtime_data = &attestation.runtime_data;
     let report_data = runtime_data.report_data(&attestation.additional_evidence).map_err(|e| Problem::internal(&e))?;
@@ -82,24 +83,31 @@ fn decide(service: &Service, peer: IpAddr, cookie: &str, attestation: &Attestati
     let id = RefusalId::new();
     let Issued { token, coffer } =
         service.judge.issue(&verified, &site.record, runtime_data, id.as_str(), now).map_err(|e| Problem::internal(&e))?;
-    let detail = format!("purpose={} family={} chip={} instance={}", coffer.purpose, coffer.family, verified.chip_id, coffer.instance);
+    let mut detail = format!("purpose={} family={} chip={} instance={}", coffer.purpose, coffer.family, verified.chip_id, coffer.instance);
+    if let Some(node) = &coffer.node_jkt {
+        detail.push_str(&format!(" node={node}"));
+    }
     let entry = Entry::new(now, Event::Attest, id.as_str(), "ok", detail, subject(host_data, Some(&site))).with_basis(basis());
     // A stock client may come back with its token instead of its cookie; the token has no room for the facts.
     let forget_at = runtime_data.coffer().is_none().then(|| now.saturating_add(u64::from(site.record.token_expiration)));
+    let node = bound_node(runtime_data.coffer(), &coffer).map_err(|e| Problem::internal(&e))?;
+    let (project, name) = (&site.record.project, &site.record.site);
     let recorded = service.store().together(|store| {
         let recorded = store.record_while_active(&host_data, &facts, entry)?;
-        if let (true, Some(forget_at)) = (recorded, forget_at) {
-            store.put_facts(id.as_str(), &facts, &values_tag, forget_at)?;
+        match forget_at {
+            _ if !recorded => {}
+            Some(forget_at) => store.put_facts(id.as_str(), &facts, &values_tag, forget_at)?,
+            None => store.saw(&Seen { project, site: name, facts: &facts, node: node.as_ref(), at: now })?,
         }
         Ok(recorded)
     });
     if !recorded.map_err(|e| Problem::internal(&e))? {
-        // Revoked while the evidence was being judged.
+        // Revoked or suspended while the evidence was being judged.
         let site = service.store().site(&host_data).map_err(|e| Problem::internal(&e))?;
-        let since = site.as_ref().and_then(|site| revoked(site, now)).or_else(|| revoked_since(&service.revocations(), &facts));
+        let since = site.as_ref().and_then(|site| withheld(site, now)).or_else(|| revoked_since(&service.revocations(), &facts));
         return Err(match since {
             Some(refused) => record_refusal(service, &refused, &evidence, site.as_ref(), basis(), now),
-            None => Problem::internal(&"an enrollment went away without a revocation"),
+            None => Problem::internal(&"an enrollment went away without a revocation or suspension"),
         });
     }
     tracing::info!(%id, project = %site.record.project, site = %site.record.site, %host_data, "attested");
@@ -185,10 +193,19 @@ fn record_refusal(service: &Service, refused: &Refused, evidence: &SnpEvidence, 
     let entry = Entry::new(now, Event::Refuse, id.as_str(), refused.reason.code(), refused.detail.clone(), subject(host_data, site))
         .with_values(refused.values.clone())
         .with_basis(basis);
-    match service.store().record(entry) {
+    // What is refused for its site was withdrawn with the site.
+    let of_site = matches!(refused.reason, Reason::Revoked | Reason::SiteSuspended);
+    let instance = (!of_site).then(|| RefusedInstance { host_data, instance: evidence.report.fields().report_id });
+    match service.store().record_refusal(entry, instance) {
         Ok(()) => Problem::refuse_as(id, refused.reason, &refused.detail).recorded(),
         Err(error) => Problem::internal(&error),
     }
+}
+
+/// The node key that evidence bound, as it is shown.
+fn bound_node(bound: Option<&BoundKeys>, coffer: &CofferClaims) -> Result<Option<BoundNode>, serde_json::Error> {
+    let (Some(key), Some(jkt)) = (bound.and_then(|bound| bound.keys.node.as_ref()), &coffer.node_jkt) else { return Ok(None) };
+    Ok(Some(BoundNode { jkt: jkt.clone(), jwk: serde_json::to_string(key)? }))
 }
 
 fn subject(host_data: HostData, site: Option<&Site>) -> Subject {

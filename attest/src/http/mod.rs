@@ -22,7 +22,9 @@ mod revocation;
 mod sites;
 mod status;
 mod stock;
+mod suspension;
 mod unrecorded;
+mod withdrawals;
 
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -46,6 +48,7 @@ use problem::Problem;
 use queue::FairQueue;
 pub use rate::{Held, SourceBound, SourceShare};
 use unrecorded::Refusals;
+use withdrawals::Waiting;
 
 /// Everything a request may need. Nothing in it is per session.
 #[derive(Debug)]
@@ -61,6 +64,7 @@ pub struct Service {
     refusals: Refusals,
     queue: Arc<FairQueue>,
     holders: HolderBound,
+    waiting: Waiting,
     revocations: Arc<Live<Revocations>>,
     started_at: u64,
     /// Held by the one dry run there may be at a time: each makes thousands of decisions.
@@ -90,6 +94,7 @@ impl Service {
             refusals: Refusals::default(),
             queue,
             holders,
+            waiting: Waiting::new(),
             started_at: unix_now(),
             trying: Mutex::new(()),
         }
@@ -189,6 +194,9 @@ fn routes() -> Router<Arc<Service>> {
         .route("/coffer/v1/sites", get(sites::list).post(sites::enroll))
         .route("/coffer/v1/sites/{project}/{site}", get(sites::show))
         .route("/coffer/v1/sites/{project}/{site}/revoke", post(sites::revoke))
+        .route("/coffer/v1/sites/{project}/{site}/suspend", post(suspension::suspend))
+        .route("/coffer/v1/sites/{project}/{site}/resume", post(suspension::resume))
+        .route("/coffer/v1/withdrawals", get(withdrawals::withdrawals))
         .route("/coffer/v1/refusals/{id}", get(explain::explain))
         .route("/coffer/v1/collateral", get(collateral::status).post(collateral::import))
         .route("/coffer/v1/collateral/fetch", post(collateral::fetch))

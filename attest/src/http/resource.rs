@@ -22,7 +22,7 @@ use super::extract::{bearer, session_cookie};
 use super::problem::{Problem, RefusalId};
 use super::{Holder, Service, blocking};
 use crate::clock::unix_now;
-use crate::judge::{Refused, revoked, revoked_since};
+use crate::judge::{Refused, revoked_since, withheld};
 use crate::kek::random;
 use crate::policy::StockPath;
 use crate::reason::{Reason, Values};
@@ -178,10 +178,10 @@ fn release(service: &Service, caller: &Caller, path: Option<Wanted>, now: u64) -
     Ok(jwe.to_bytes())
 }
 
-/// Why a secret that the record should have is not given: a revocation since the first look, else there is none.
+/// Why a secret that the record should have is not given: a revocation or suspension since the first look, else there is none.
 fn absent(service: &Service, caller: &Caller, path: &Wanted, now: u64) -> Result<Refused, Problem> {
     let site = service.store().site(&caller.host_data).map_err(|e| Problem::internal(&e))?;
-    let since = site.as_ref().and_then(|site| revoked(site, now)).or_else(|| revoked_since(&service.revocations(), &caller.facts));
+    let since = site.as_ref().and_then(|site| withheld(site, now)).or_else(|| revoked_since(&service.revocations(), &caller.facts));
     Ok(since.unwrap_or_else(|| missing(format!("site has no secret `{path}`"))))
 }
 
@@ -189,11 +189,11 @@ fn missing(detail: String) -> Refused {
     Refused { reason: Reason::NoSuchResource, detail, values: None, authenticated: true }
 }
 
-/// The record as it stands now: a revocation since the attestation counts.
+/// The record as it stands now: a revocation or suspension since the attestation counts.
 fn current<'a>(site: Option<&'a Site>, caller: &Caller, now: u64) -> Result<&'a Site, Refused> {
     let refuse = |reason, detail, values| Err(Refused { reason, detail, values, authenticated: true });
     let Some(site) = site else { return refuse(Reason::Rule(Rule::HostData), format!("{} is not enrolled", caller.host_data), None) };
-    if let Some(refused) = revoked(site, now) {
+    if let Some(refused) = withheld(site, now) {
         return Err(refused);
     }
     if !site.record.launch_digests.iter().any(|d| *d.as_bytes() == caller.coffer.launch_digest.0) {

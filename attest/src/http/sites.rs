@@ -15,10 +15,12 @@ use super::problem::Problem;
 use super::{Service, blocking};
 use crate::clock::unix_now;
 use crate::reason::Reason;
-use crate::store::{Admin, EnrollError, Entry, Event, RevokeError, Scope, Site, Subject};
+use crate::store::{Admin, EnrollError, Entry, Event, Instance, RevokeError, Scope, Site, Subject};
 
 /// Decisions that `site show` gets.
 const SHOWN_DECISIONS: u32 = 50;
+/// Instances that it gets.
+const SHOWN_INSTANCES: u32 = 16;
 
 /// `POST /coffer/v1/sites`.
 pub struct EnrollBody {
@@ -79,6 +81,8 @@ pub struct Changed {
 pub struct Shown {
     /// Every config it ever had, newest first.
     configs: Vec<Site>,
+    /// Boots that were given job tokens, newest first.
+    instances: Vec<Instance>,
     /// Newest first.
     decisions: Vec<Entry>,
 }
@@ -129,7 +133,8 @@ pub async fn show(
             return Err(Problem::tell(Reason::NoSuchSite, &why));
         }
         let decisions = store.entries_of(&project, &site, SHOWN_DECISIONS).map_err(|e| Problem::internal(&e))?;
-        Ok(Json(Shown { configs, decisions }))
+        let instances = store.instances(&project, &site, SHOWN_INSTANCES).map_err(|e| Problem::internal(&e))?;
+        Ok(Json(Shown { configs, instances, decisions }))
     })
     .await
 }
@@ -162,7 +167,7 @@ pub async fn revoke(
 }
 
 /// A change that an admin may ask for and does not get, such as a name taken from another: recorded like any authenticated refusal.
-fn refuse_change(
+pub(super) fn refuse_change(
     service: &Service,
     admin: &Admin,
     reason: Reason,
@@ -182,7 +187,8 @@ fn refuse_change(
     }
 }
 
-fn site_name((project, site): (String, String)) -> Result<(ProjectName, SiteName), Problem> {
+/// The names in a path.
+pub(super) fn site_name((project, site): (String, String)) -> Result<(ProjectName, SiteName), Problem> {
     let refuse = |e: coffer_manifest::NameError| Problem::tell(Reason::NoSuchSite, &e);
     Ok((project.parse().map_err(refuse)?, site.parse().map_err(refuse)?))
 }

@@ -31,6 +31,12 @@ pub struct Status {
     audit: AuditStatus,
     /// The newest revocation.
     revocation: u64,
+    /// The newest withdrawal.
+    withdrawal: u64,
+    /// Requests that wait for a newer one.
+    waiting: usize,
+    /// Sites that are suspended.
+    suspended: u64,
     /// Every token key that is still published.
     token_keys: Vec<KeyStatus>,
 }
@@ -47,7 +53,12 @@ pub async fn status(State(service): State<Arc<Service>>, signed: Signed<Nothing>
     signed.require(Scope::Read)?;
     blocking(&service, |service| {
         let now = unix_now();
-        let (seq, digest) = service.store().audit_head().map_err(|e| Problem::internal(&e))?;
+        let (head, withdrawal, suspended) = {
+            let store = service.store();
+            (store.audit_head(), store.newest_withdrawal(), store.suspended_sites())
+        };
+        let broken = |e| Problem::internal(&e);
+        let ((seq, digest), withdrawal, suspended) = (head.map_err(broken)?, withdrawal.map_err(broken)?, suspended.map_err(broken)?);
         let mut token_keys = service.judge.keys().load().status(now);
         token_keys.retain(|key| key.published_until.is_none_or(|until| until > now));
         Ok(Json(Status {
@@ -60,6 +71,9 @@ pub async fn status(State(service): State<Arc<Service>>, signed: Signed<Nothing>
             refusals: service.counters.snapshot(),
             audit: AuditStatus { seq, digest: Hex(*digest.as_bytes()) },
             revocation: service.revocations().number(),
+            withdrawal,
+            waiting: service.waiting.count(),
+            suspended,
             token_keys,
         }))
     })

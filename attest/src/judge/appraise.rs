@@ -15,7 +15,7 @@ use crate::failure::chain;
 use crate::policy::ProjectPolicy;
 use crate::reason::{Reason, Values};
 use crate::revocation::Revocations;
-use crate::store::{Site, Standing};
+use crate::store::{Site, Standing, Stands, Suspended};
 
 /// Evidence was refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,7 +67,7 @@ impl Judge {
         site: Option<&Site>,
         now: u64,
     ) -> Result<Verified<Claims>, Refused> {
-        let enrolled = site.filter(|site| site.standing.counts(now)).map(|site| enrolled(&site.record));
+        let enrolled = site.filter(|site| site.stands.counts(now)).map(|site| enrolled(&site.record));
         let revocations = self.revocations.load();
         let expected = Expected {
             report_data,
@@ -117,27 +117,30 @@ impl Endorsements {
     }
 }
 
-/// A revoked record looks to the verifier like none; the audit log and the peer are told which it was.
+/// A revoked or suspended record looks to the verifier like none; the audit log and the peer are told which it was.
 fn refused(reject: &Reject, site: Option<&Site>, now: u64) -> Refused {
-    if let (Rule::HostData, Some(revoked)) = (reject.rule(), site.and_then(|site| revoked(site, now))) {
-        return revoked;
+    if let (Rule::HostData, Some(withheld)) = (reject.rule(), site.and_then(|site| withheld(site, now))) {
+        return withheld;
     }
     let values = Values::new(&reject.expected(), &reject.got());
     Refused { reason: Reason::Rule(reject.rule()), detail: chain(reject), values: Some(values), authenticated: reject.is_authenticated() }
 }
 
-/// The refusal of a revoked record; none if it still stands.
+/// The refusal of a revoked record, or of one whose site is suspended; none if it counts. What is for good is said first.
 #[must_use]
-pub fn revoked(site: &Site, now: u64) -> Option<Refused> {
-    let detail = match &site.standing {
-        standing if standing.counts(now) => return None,
-        Standing::Revoked { revoked_at, revoked_by, revoked_why } => {
-            format!("site was revoked at {revoked_at} by `{revoked_by}`: {revoked_why}")
+pub fn withheld(site: &Site, now: u64) -> Option<Refused> {
+    let Stands { standing, suspended } = &site.stands;
+    let (reason, detail) = match (standing, suspended) {
+        (Standing::Revoked { revoked_at, revoked_by, revoked_why }, _) => {
+            (Reason::Revoked, format!("site was revoked at {revoked_at} by `{revoked_by}`: {revoked_why}"))
         }
-        Standing::Superseded { overlap_until } => format!("site config was superseded, the overlap was over at {overlap_until}"),
-        Standing::Active => return None,
+        (Standing::Superseded { overlap_until }, _) if now >= *overlap_until => {
+            (Reason::Revoked, format!("site config was superseded, the overlap was over at {overlap_until}"))
+        }
+        (_, Some(Suspended { at, by, reason })) => (Reason::SiteSuspended, format!("site was suspended at {at} by `{by}`: {reason}")),
+        (Standing::Active | Standing::Superseded { .. }, None) => return None,
     };
-    Some(Refused { reason: Reason::Revoked, detail, values: None, authenticated: true })
+    Some(Refused { reason, detail, values: None, authenticated: true })
 }
 
 /// The refusal of a guest whose chip, image or key was revoked after it attested; none if all of them stand.

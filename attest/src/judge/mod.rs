@@ -19,7 +19,7 @@ use crate::reason::{Reason, Values};
 use crate::revocation::Revocations;
 use crate::store::{PolicyOwner, PolicyVersion, Site, Standing};
 use crate::token_keys::KeyRing;
-pub use appraise::{Refused, revoked, revoked_since};
+pub use appraise::{Refused, revoked_since, withheld};
 pub use issue::{Issued, StatementError};
 
 /// What this service believes, accepts and signs with.
@@ -231,7 +231,8 @@ fn policy_record(site: &Site) -> Record {
         site_svn: record.site_svn,
         base_svn: record.base_svn,
         // An overlap that is over was refused before any policy is asked.
-        revoked: matches!(site.standing, Standing::Revoked { .. }),
+        revoked: matches!(site.stands.standing, Standing::Revoked { .. }),
+        suspended: site.stands.suspended.is_some(),
     }
 }
 

@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use super::{ProjectPolicy, StockPath};
 use crate::judge::{Judge, Refused};
-use crate::store::{Asked, Decision, Locked, PolicyOwner, Site, Standing, StoreError};
+use crate::store::{Asked, Decision, Locked, PolicyOwner, Site, Standing, Stands, StoreError};
 
 /// How long one may take: a project's rego may need a second for each of thousands of decisions, and whoever asked waits no longer.
 const TIME: Duration = Duration::from_secs(15);
@@ -179,8 +179,13 @@ impl Again {
     }
 }
 
-/// A record that was revoked later stood then.
+/// A record that was revoked or suspended later stood then.
 fn standing_at(site: Site, at: u64) -> Site {
-    let later = matches!(&site.standing, Standing::Revoked { revoked_at, .. } if *revoked_at > at);
-    if later { Site { standing: Standing::Active, ..site } } else { site }
+    let Stands { standing, suspended } = site.stands;
+    let standing = match standing {
+        Standing::Revoked { revoked_at, .. } if revoked_at > at => Standing::Active,
+        standing => standing,
+    };
+    let suspended = suspended.filter(|suspended| suspended.at <= at);
+    Site { stands: Stands { standing, suspended }, ..site }
 }

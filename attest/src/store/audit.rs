@@ -39,6 +39,10 @@ pub enum Event {
     Enroll,
     /// A site, image, chip, key or admin was revoked, by an admin or by its successor.
     Revoke,
+    /// A site was suspended.
+    Suspend,
+    /// A suspended site was resumed.
+    Resume,
     /// Revocations of a signed list were taken over.
     Import,
     /// An admin was added.
@@ -167,13 +171,7 @@ impl Store {
         if self.revocations.load().of_facts(facts).is_some() {
             return Ok(false);
         }
-        let active: bool = self
-            .db
-            .prepare_cached(
-                "SELECT EXISTS (SELECT 1 FROM sites WHERE host_data = ?1 AND revoked_at IS NULL
-                 AND (overlap_until IS NULL OR overlap_until > ?2))",
-            )?
-            .query_row(params![host_data.to_string(), seconds(entry.at)], |row| row.get(0))?;
+        let active = self.counts(host_data, entry.at)?;
         // Nothing comes between the two statements: one process has the database open, and `&self` is one of its threads.
         if active {
             append(&self.db, self.root_of_trust, entry)?;

@@ -2,12 +2,13 @@
 //!
 //! A key's state follows from times alone, so that a restart at any moment finds every key where it was.
 
-use coffer_token::{Jwks, RevocationKind, Signer};
+use coffer_token::{Jwks, RevocationKind, Signer, Withdrawn};
 use rusqlite::{Connection, OptionalExtension, params};
 use zeroize::Zeroizing;
 
 use super::audit::{Entry, Event, Subject, append};
 use super::revocations::{self, RevocationError};
+use super::withdrawals::withdraw;
 use super::{Store, StoreError, seconds};
 use crate::kek::{Kek, SealError, random};
 use crate::token_keys::{KeyRing, MAX_PUBLISHED_KEYS, RingKey};
@@ -29,6 +30,9 @@ CREATE TRIGGER token_keys_do_not_change BEFORE UPDATE OF kid, jwks, made_at ON t
 CREATE TRIGGER leaked_token_keys_stay_leaked BEFORE UPDATE ON token_keys WHEN OLD.leaked_at IS NOT NULL
   BEGIN SELECT RAISE(ABORT, 'a leaked token key never changes'); END;
 ";
+
+/// The code of the withdrawal: no guest is refused for it.
+const LEAKED: &str = "token_key_leaked";
 
 /// Envelopes of token keys have one version; a new key has a new name.
 pub(super) const KEY_VERSION: u64 = 1;
@@ -194,6 +198,7 @@ impl Store {
 /// Ends a key within a caller's transaction, and sees to it that one signs at `now`.
 pub(super) fn mark_leaked(db: &Connection, kek: &Kek, kid: &str, now: u64) -> Result<(), KeyError> {
     db.execute("UPDATE token_keys SET sealed = NULL, leaked_at = ?2 WHERE kid = ?1 AND leaked_at IS NULL", params![kid, seconds(now)])?;
+    withdraw(db, Withdrawn::TokenKey { kid: kid.to_owned() }, LEAKED, now)?;
     // An older key that still covers its last tokens does not sign again: the one that leaked had taken over from it.
     let signs: bool = db.query_row(
         "SELECT EXISTS (SELECT 1 FROM token_keys WHERE leaked_at IS NULL AND sealed IS NOT NULL AND signs_from <= ?2

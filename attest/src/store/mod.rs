@@ -1,4 +1,4 @@
-//! The service's one SQLite file: what it is, its sealed keys, admins, sites, spent nonces, audit.
+//! The service's one SQLite file: what it is, its sealed keys, admins, sites, suspensions, withdrawals, spent nonces, audit.
 //!
 //! One process has it open at a time (exclusive lock). Every secret in it is an envelope of [`Kek`].
 
@@ -7,6 +7,7 @@ mod audit;
 mod collateral;
 mod decisions;
 mod flush;
+mod instances;
 mod keys;
 mod policies;
 mod resources;
@@ -15,6 +16,9 @@ mod rewrap;
 mod shared;
 mod sites;
 mod spent;
+mod standing;
+mod suspensions;
+mod withdrawals;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -29,18 +33,22 @@ pub use admins::{Admin, AdminError, Scope, check_name, scope_names};
 pub use audit::{Entry, Event, Subject};
 pub use collateral::{CollateralKind, CollateralRow};
 pub use decisions::{Asked, Basis, Decision, KEPT_DECISIONS};
+pub use instances::{BoundNode, Instance, Seen};
 pub use keys::KeyError;
 pub use policies::{NewPolicy, PolicyChange, PolicyOwner, PolicyVersion, SetPolicyError};
 pub use revocations::RevocationError;
 pub use shared::{Locked, SharedStore};
-pub use sites::{EnrollError, RevokeError, SecretState, Site, Standing};
+pub use sites::{EnrollError, RevokeError, SecretState, Site};
+pub use standing::{Standing, Stands, Suspended};
+pub use suspensions::{Change, SuspendError};
+pub use withdrawals::RefusedInstance;
 
 use crate::kek::{Kek, SealError};
 use crate::live::Live;
 use crate::revocation::Revocations;
 
 /// `PRAGMA user_version` of the schema this build reads and writes.
-const SCHEMA_VERSION: i64 = 2;
+const SCHEMA_VERSION: i64 = 3;
 /// `PRAGMA application_id`: ASCII `CofA`.
 const APPLICATION_ID: i64 = 0x436f_6641;
 /// How long a start waits for a predecessor that is still shutting down.
@@ -72,6 +80,9 @@ const SCHEMAS: &[&str] = &[
     policies::SCHEMA,
     decisions::SCHEMA,
     resources::SCHEMA,
+    suspensions::SCHEMA,
+    withdrawals::SCHEMA,
+    instances::SCHEMA,
 ];
 
 /// The database refuses, or says something this build cannot believe.

@@ -4,14 +4,18 @@ use std::sync::Arc;
 
 use coffer_evidence::{ChipId, HostData, KeyDigest, LaunchDigest};
 use coffer_manifest::{Enrollment, RootOfTrust};
-use coffer_token::{Jkt, Revocation, RevocationKind, RevocationList};
+use coffer_token::{Hex, Jkt, Revocation, RevocationKind, RevocationList, Withdrawn};
+use coffer_verify::Rule;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::admins::mark_revoked;
 use super::audit::{Entry, Event, Subject, append};
+use super::instances::withdraw_resting_on;
 use super::keys::{KeyError, mark_leaked};
 use super::sites::close_imported;
+use super::withdrawals::withdraw;
 use super::{Store, StoreError, seconds};
+use crate::reason::Reason;
 use crate::revocation::Revocations;
 
 /// Table of revocations.
@@ -151,6 +155,7 @@ impl Store {
         check_reason(reason)?;
         let tx = self.db.transaction()?;
         let number = insert(&tx, self.root_of_trust, &New { kind, value: &value, name: None, reason, by }, now)?;
+        withdraw_value(&tx, kind, &value, now)?;
         tx.commit()?;
         self.refresh_revocations()?;
         Ok(number)
@@ -178,7 +183,7 @@ impl Store {
                 RevocationKind::Site => close_imported(&tx, self.root_of_trust, entry, by, now)?,
                 RevocationKind::Admin => mark_revoked(&tx, &entry.value, entry.at)?,
                 RevocationKind::TokenKey => mark_leaked(&tx, &self.kek, &entry.value, now)?,
-                RevocationKind::Image | RevocationKind::Chip | RevocationKind::Key => {}
+                RevocationKind::Image | RevocationKind::Chip | RevocationKind::Key => withdraw_value(&tx, entry.kind, &entry.value, now)?,
             }
             added += 1;
         }
@@ -198,6 +203,21 @@ impl Store {
         entries.extend(read(&self.db, current.number())?.into_iter().map(Arc::new));
         self.revocations.replace(Revocations::new(entries));
         Ok(())
+    }
+}
+
+/// What was given to whoever rests on a revoked image, chip or key, within a caller's transaction.
+fn withdraw_value(db: &Connection, kind: RevocationKind, value: &str, now: u64) -> Result<(), StoreError> {
+    match kind {
+        RevocationKind::Image => {
+            let launch_digest = value.parse::<LaunchDigest>()?;
+            let image = Withdrawn::Image { launch_digest: Hex(*launch_digest.as_bytes()) };
+            withdraw(db, image, Reason::Rule(Rule::LaunchDigestRevoked).code(), now)
+        }
+        RevocationKind::Chip => withdraw_resting_on(db, kind, value, Reason::Rule(Rule::ChipRevoked).code(), now),
+        RevocationKind::Key => withdraw_resting_on(db, kind, value, Reason::Rule(Rule::KeyRevoked).code(), now),
+        // A site and a token key where they are closed; an admin holds no lease.
+        RevocationKind::Site | RevocationKind::Admin | RevocationKind::TokenKey => Ok(()),
     }
 }
 

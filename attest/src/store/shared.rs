@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use coffer_evidence::HostData;
+use tokio::sync::watch;
 
 use super::flush::{Flusher, Ticket};
 use super::spent::SpentChallenges;
@@ -25,8 +26,12 @@ pub struct SharedStore {
     /// Records by HOST_DATA, as the database has them. Filled and emptied under the lock of `store` only, so that a record read
     /// before a change is never put in after it.
     records: Bounded<HostData, Arc<Site>>,
-    /// Set by the database itself whenever it writes a row of `sites`, whoever asked for it.
+    /// Set by the database itself whenever it writes a row that records are read from, whoever asked for it.
     sites_changed: Arc<AtomicBool>,
+    /// The same for withdrawals.
+    withdrawals_changed: Arc<AtomicBool>,
+    /// The newest withdrawal's number, for those who wait for a newer one.
+    newest_withdrawal: watch::Sender<u64>,
     challenges: SpentChallenges,
 }
 
@@ -54,15 +59,23 @@ impl SharedStore {
     /// The same with another way to make things durable.
     pub(super) fn with_flusher(store: Store, flusher: Flusher) -> Result<Self, StoreError> {
         store.db.pragma_update(None, "synchronous", "NORMAL")?;
-        let sites_changed = Arc::new(AtomicBool::new(false));
-        let changed = Arc::clone(&sites_changed);
-        store.db.update_hook(Some(move |_, _: &str, table: &str, _| {
-            if table == "sites" {
-                changed.store(true, Ordering::Release);
-            }
+        let [sites_changed, withdrawals_changed] = [(); 2].map(|()| Arc::new(AtomicBool::new(false)));
+        let (sites, withdrawals) = (Arc::clone(&sites_changed), Arc::clone(&withdrawals_changed));
+        store.db.update_hook(Some(move |_, _: &str, table: &str, _| match table {
+            "sites" | "suspensions" => sites.store(true, Ordering::Release),
+            "withdrawals" => withdrawals.store(true, Ordering::Release),
+            _ => {}
         }));
-        let records = Bounded::new(KEPT_RECORDS);
-        Ok(Self { store: Mutex::new(store), flusher, records, sites_changed, challenges: SpentChallenges::default() })
+        let newest_withdrawal = watch::Sender::new(store.newest_withdrawal()?);
+        Ok(Self {
+            store: Mutex::new(store),
+            flusher,
+            records: Bounded::new(KEPT_RECORDS),
+            sites_changed,
+            withdrawals_changed,
+            newest_withdrawal,
+            challenges: SpentChallenges::default(),
+        })
     }
 
     /// The database, for one short operation.
@@ -84,6 +97,11 @@ impl SharedStore {
         let Some(site) = store.site(host_data)?.map(Arc::new) else { return Ok(None) };
         self.records.insert(*host_data, Arc::clone(&site), weight(&site));
         Ok(Some(site))
+    }
+
+    /// The newest withdrawal's number, and each newer one as soon as it is committed.
+    pub fn newest_withdrawal(&self) -> watch::Receiver<u64> {
+        self.newest_withdrawal.subscribe()
     }
 
     /// Challenges that have been answered.
@@ -138,6 +156,17 @@ impl DerefMut for Locked<'_> {
     }
 }
 
+impl Locked<'_> {
+    /// Whoever waits is told of the commit, not of the disk having it: after a crash in between, a lease has ended for nothing.
+    fn tell_withdrawals(&self) {
+        match self.store.newest_withdrawal() {
+            Ok(newest) => _ = self.shared.newest_withdrawal.send_replace(newest),
+            // They hear of it when their time is up.
+            Err(error) => tracing::error!(%error, "cannot tell gates of a withdrawal"),
+        }
+    }
+}
+
 impl Drop for Locked<'_> {
     /// Still under the lock: commits get their tickets in the order they were made, and no reader finds an old record once the
     /// lock is free.
@@ -147,6 +176,9 @@ impl Drop for Locked<'_> {
         }
         if self.shared.sites_changed.swap(false, Ordering::AcqRel) {
             self.shared.records.clear();
+        }
+        if self.shared.withdrawals_changed.swap(false, Ordering::AcqRel) {
+            self.tell_withdrawals();
         }
         WRITTEN.set(Some(self.shared.flusher.written()));
     }
@@ -186,18 +218,18 @@ mod tests {
     #[test]
     fn a_revocation_takes_the_record_out_of_memory_whoever_writes_it() {
         let (_dir, shared, _say) = shared();
-        assert_eq!(shared.site(&ONE).unwrap().unwrap().standing, Standing::Active);
+        assert_eq!(shared.site(&ONE).unwrap().unwrap().stands.standing, Standing::Active);
         assert_eq!(shared.records.len(), 1);
         shared.lock().revoke(&"demo".parse().unwrap(), &"site-1".parse().unwrap(), None, "ada", "stolen", 12).unwrap();
         assert_eq!(shared.records.len(), 0);
-        assert!(matches!(shared.site(&ONE).unwrap().unwrap().standing, Standing::Revoked { revoked_at: 12, .. }));
+        assert!(matches!(shared.site(&ONE).unwrap().unwrap().stands.standing, Standing::Revoked { revoked_at: 12, .. }));
 
         let two = HostData::new([2; 32]);
         shared.lock().enroll(&file(record("site-2", 2)), false, "ada", 13).unwrap();
-        assert_eq!(shared.site(&two).unwrap().unwrap().standing, Standing::Active);
+        assert_eq!(shared.site(&two).unwrap().unwrap().stands.standing, Standing::Active);
         let by_hand = "UPDATE sites SET revoked_at = 14, revoked_by = 'x', revoked_why = 'x' WHERE site = 'site-2'";
         shared.lock().db.execute(by_hand, []).unwrap();
-        assert!(matches!(shared.site(&two).unwrap().unwrap().standing, Standing::Revoked { revoked_at: 14, .. }));
+        assert!(matches!(shared.site(&two).unwrap().unwrap().stands.standing, Standing::Revoked { revoked_at: 14, .. }));
     }
 
     #[test]

@@ -6,13 +6,15 @@ use coffer_evidence::HostData;
 use coffer_manifest::{
     Enrollment, EnrollmentFile, MAX_OVERLAP_SECONDS, ProjectName, ResourcePath, RootOfTrust, SecretName, SiteName, decode, encode,
 };
-use coffer_token::{MAX_LIFETIME_SECONDS, Revocation, RevocationKind};
+use coffer_token::{Hex, MAX_LIFETIME_SECONDS, Revocation, RevocationKind, Withdrawn};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::Serialize;
 use zeroize::Zeroizing;
 
 use super::audit::{Entry, Event, Subject, append};
 use super::revocations::{self, RevocationError, SUPERSEDED, check_reason};
+use super::standing::{COLUMNS, Standing, Stands, TABLES};
+use super::withdrawals::withdraw;
 use super::{Store, StoreError, seconds};
 use crate::reason::Reason;
 
@@ -183,40 +185,6 @@ pub enum RevokeError {
     Store(#[from] StoreError),
 }
 
-/// Whether a record still counts.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case", tag = "standing")]
-pub enum Standing {
-    /// May attest.
-    Active,
-    /// Has a successor, and may attest beside it until the overlap is over.
-    Superseded {
-        /// Unix seconds.
-        overlap_until: u64,
-    },
-    /// May not, for good.
-    Revoked {
-        /// Unix seconds.
-        revoked_at: u64,
-        /// The admin.
-        revoked_by: String,
-        /// Given reason, or the successor.
-        revoked_why: String,
-    },
-}
-
-impl Standing {
-    /// Whether the record may attest at `now`, Unix seconds.
-    #[must_use]
-    pub const fn counts(&self, now: u64) -> bool {
-        match self {
-            Self::Active => true,
-            Self::Superseded { overlap_until } => now < *overlap_until,
-            Self::Revoked { .. } => false,
-        }
-    }
-}
-
 /// A row: the record and its history.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Site {
@@ -228,7 +196,7 @@ pub struct Site {
     pub enrolled_by: String,
     /// Whether it still counts.
     #[serde(flatten)]
-    pub standing: Standing,
+    pub stands: Stands,
 }
 
 /// A secret, if there is one.
@@ -307,12 +275,19 @@ impl Store {
         Ok(())
     }
 
+    /// Whether a record counts at `now`, Unix seconds, as the database has it; false where there is none.
+    pub(super) fn counts(&self, host_data: &HostData, now: u64) -> Result<bool, StoreError> {
+        let sql = format!("SELECT {COLUMNS} FROM {TABLES} WHERE host_data = ?1");
+        let stands = self.db.prepare_cached(&sql)?.query_row([host_data.to_string()], |row| Stands::read(row, 0)).optional()?;
+        Ok(stands.is_some_and(|stands| stands.counts(now)))
+    }
+
     /// The record of a HOST_DATA, revoked or not.
     ///
     /// # Errors
     /// See [`StoreError`].
     pub fn site(&self, host_data: &HostData) -> Result<Option<Site>, StoreError> {
-        let sql = format!("{SELECT_SITE} WHERE host_data = ?1");
+        let sql = select_sites("WHERE host_data = ?1");
         self.db.prepare_cached(&sql)?.query_row([host_data.to_string()], site_row).optional()?.transpose()
     }
 
@@ -321,7 +296,7 @@ impl Store {
     /// # Errors
     /// See [`StoreError`].
     pub fn sites(&self) -> Result<Vec<Site>, StoreError> {
-        let mut statement = self.db.prepare(&format!("{SELECT_SITE} ORDER BY project, site, enrolled_at, rowid"))?;
+        let mut statement = self.db.prepare(&select_sites("ORDER BY project, site, enrolled_at, sites.rowid"))?;
         statement.query_map([], site_row)?.map(|row| row?).collect()
     }
 
@@ -350,7 +325,7 @@ impl Store {
         check_reason(why)?;
         let tx = self.db.transaction().map_err(StoreError::from)?;
         let mut standing = history(&tx, project, site)?;
-        standing.retain(|row| !matches!(row.standing, Standing::Revoked { .. }));
+        standing.retain(|row| !matches!(row.stands.standing, Standing::Revoked { .. }));
         let Some(newest) = standing.first().map(|row| row.record.host_data) else {
             return Err(RevokeError::NotActive { project: project.clone(), site: site.clone() });
         };
@@ -374,7 +349,7 @@ impl Store {
     /// # Errors
     /// See [`StoreError`].
     pub fn end_overlaps(&mut self, now: u64) -> Result<usize, StoreError> {
-        let sql = format!("{SELECT_SITE} WHERE revoked_at IS NULL AND overlap_until <= ?1 ORDER BY rowid");
+        let sql = select_sites("WHERE revoked_at IS NULL AND overlap_until <= ?1 ORDER BY sites.rowid");
         let over: Vec<Site> = {
             let mut statement = self.db.prepare_cached(&sql)?;
             statement.query_map([seconds(now)], site_row)?.map(|row| row?).collect::<Result<_, StoreError>>()?
@@ -415,7 +390,10 @@ impl Store {
     }
 }
 
-const SELECT_SITE: &str = "SELECT record, enrolled_at, enrolled_by, revoked_at, revoked_by, revoked_why, overlap_until FROM sites";
+/// Every query for records; `which` says of which, in what order.
+fn select_sites(which: &str) -> String {
+    format!("SELECT record, enrolled_at, enrolled_by, {COLUMNS} FROM {TABLES} {which}")
+}
 
 /// The part of an enrollment that needs no look at what is enrolled.
 fn check_record(record: &Enrollment, root_of_trust: RootOfTrust, accept_aml_risk: bool) -> Result<(), EnrollError> {
@@ -477,7 +455,7 @@ fn check_place(db: &Connection, record: &Enrollment) -> Result<Place, EnrollErro
         (Some(row), Some(old)) if row.record.host_data == old && gone.is_some_and(|gone| gone.makes_way_for(record)) => {
             Ok(Place::AfterImported)
         }
-        (Some(row), Some(old)) if row.standing == Standing::Active && row.record.host_data == old => {
+        (Some(row), Some(old)) if row.stands.standing == Standing::Active && row.record.host_data == old => {
             if record.site_svn < row.record.site_svn {
                 return Err(EnrollError::SiteSvn { got: record.site_svn, active: row.record.site_svn });
             }
@@ -485,7 +463,7 @@ fn check_place(db: &Connection, record: &Enrollment) -> Result<Place, EnrollErro
         }
         (_, Some(old)) => Err(EnrollError::Supersedes { old, project, site }),
         (Some(row), None) => {
-            let revoked = matches!(row.standing, Standing::Revoked { .. });
+            let revoked = matches!(row.stands.standing, Standing::Revoked { .. });
             Err(EnrollError::NameTaken { project, site, existing: row.record.host_data, revoked })
         }
     }
@@ -512,8 +490,8 @@ fn begin_overlap(db: &Connection, old: HostData, until: u64) -> Result<(), Store
     Ok(())
 }
 
-fn history(db: &Connection, project: &ProjectName, site: &SiteName) -> Result<Vec<Site>, StoreError> {
-    let sql = format!("{SELECT_SITE} WHERE project = ?1 AND site = ?2 ORDER BY rowid DESC");
+pub(super) fn history(db: &Connection, project: &ProjectName, site: &SiteName) -> Result<Vec<Site>, StoreError> {
+    let sql = select_sites("WHERE project = ?1 AND site = ?2 ORDER BY sites.rowid DESC");
     let mut statement = db.prepare_cached(&sql)?;
     statement.query_map([project.as_str(), site.as_str()], site_row)?.map(|row| row?).collect()
 }
@@ -536,6 +514,7 @@ fn close(
     let (value, name) = (host_data.to_string(), format!("{}/{}", record.project, record.site));
     let new = revocations::New { kind: RevocationKind::Site, value: &value, name: Some(&name), reason: why, by };
     revocations::numbered(db, &new, now)?;
+    withdraw(db, Withdrawn::Site { host_data: Hex(*host_data.as_bytes()) }, Reason::Revoked.code(), now)?;
     let subject = Subject { host_data: Some(host_data), ..subject(record) };
     append(db, root_of_trust, Entry::new(now, Event::Revoke, by, "ok", why.to_owned(), subject))
 }
@@ -548,7 +527,7 @@ pub(super) fn close_imported(
     by: &str,
     now: u64,
 ) -> Result<(), StoreError> {
-    let sql = format!("{SELECT_SITE} WHERE host_data = ?1 AND revoked_at IS NULL");
+    let sql = select_sites("WHERE host_data = ?1 AND revoked_at IS NULL");
     let Some(active) = db.query_row(&sql, [&revocation.value], site_row).optional()?.transpose()? else { return Ok(()) };
     let (who, why) = (revocation.by.as_deref().unwrap_or(by), revocation.reason.as_deref().unwrap_or("revoked before the restore"));
     db.execute(
@@ -556,25 +535,22 @@ pub(super) fn close_imported(
         params![revocation.value, seconds(revocation.at), who, why],
     )?;
     db.execute("DELETE FROM secrets WHERE host_data = ?1", [&revocation.value])?;
+    let host_data = Hex(*active.record.host_data.as_bytes());
+    withdraw(db, Withdrawn::Site { host_data }, Reason::Revoked.code(), now)?;
     append(db, root_of_trust, Entry::new(now, Event::Revoke, by, "ok", why.to_owned(), subject(&active.record)))
 }
 
 fn site_row(row: &Row<'_>) -> rusqlite::Result<Result<Site, StoreError>> {
     let bytes: Vec<u8> = row.get(0)?;
     let (enrolled_at, enrolled_by): (i64, String) = (row.get(1)?, row.get(2)?);
-    let standing = match row.get::<_, Option<i64>>(3)? {
-        None => row.get::<_, Option<i64>>(6)?.map_or(Standing::Active, |at| Standing::Superseded { overlap_until: at.unsigned_abs() }),
-        Some(at) => Standing::Revoked { revoked_at: at.unsigned_abs(), revoked_by: row.get(4)?, revoked_why: row.get(5)? },
-    };
-    Ok(decode(&bytes)
-        .map(|record| Site { record, enrolled_at: enrolled_at.unsigned_abs(), enrolled_by, standing })
-        .map_err(StoreError::from))
+    let stands = Stands::read(row, 3)?;
+    Ok(decode(&bytes).map(|record| Site { record, enrolled_at: enrolled_at.unsigned_abs(), enrolled_by, stands }).map_err(StoreError::from))
 }
 
 fn path_of(record: &Enrollment, secret: SecretName) -> ResourcePath {
     ResourcePath { project: record.project.clone(), site: record.site.clone(), host_data: record.host_data, secret }
 }
 
-fn subject(record: &Enrollment) -> Subject {
+pub(super) fn subject(record: &Enrollment) -> Subject {
     Subject { project: Some(record.project.clone()), site: Some(record.site.clone()), host_data: Some(record.host_data) }
 }

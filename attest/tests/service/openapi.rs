@@ -117,10 +117,12 @@ fn a_fetch_is_put_in_line_where_a_key_server_is_allowed() {
 
 /// What anybody may ask.
 fn open(walk: &Walk<'_>) {
-    for path in ["/healthz", "/.well-known/jwks.json", "/coffer/v1/openapi.json", "/coffer/v1/revocation-list"] {
+    for path in ["/healthz", "/.well-known/jwks.json", "/coffer/v1/openapi.json", "/coffer/v1/revocation-list", "/coffer/v1/withdrawals"] {
         walk.send(("get", path), path, &[], &[], 200);
     }
-    walk.send(("get", "/coffer/v1/revocation-list"), "/coffer/v1/revocation-list?after=x", &[], &[], 400);
+    for path in ["/coffer/v1/revocation-list", "/coffer/v1/withdrawals"] {
+        walk.send(("get", path), &format!("{path}?after=x"), &[], &[], 400);
+    }
     let auth = ("post", "/kbs/v0/auth");
     walk.send(auth, auth.1, &[], b"x", 400);
     walk.send(auth, auth.1, &[], &vec![b' '; MAX_MESSAGE_BYTES + 1], 413);
@@ -194,7 +196,7 @@ fn sample(walk: &Walk<'_>, method: &str, template: &str) -> Value {
         "revocations" => json!({ "kind": "image", "value": "ab".repeat(48), "reason": "test" }),
         "admins" => json!({ "name": "x", "public_key": "", "scopes": ["read"] }),
         "rotate" => json!({ "delay_seconds": 300 }),
-        "revoke" | "retire" => json!({ "reason": "test" }),
+        "revoke" | "suspend" | "resume" | "retire" => json!({ "reason": "test" }),
         "bearer" => json!({ "scopes": ["policy"], "ttl_seconds": 60 }),
         "policy" => json!({ "replaces": 0, "reason": "test", "document": document }),
         "dry-run" => json!({ "last": 10, "document": document }),
@@ -243,8 +245,17 @@ fn sites(walk: &Walk<'_>) -> Guest {
     walk.admin(enroll, enroll.1, &enrollment(walk, "site-1"), 409);
     walk.admin(enroll, enroll.1, &json!(" ".repeat(MAX_DOCUMENT_BYTES + 1024)), 413);
     walk.admin(enroll, enroll.1, &enrollment(walk, "site-2"), 201);
-    let revoke = ("post", "/coffer/v1/sites/{project}/{site}/revoke");
     let reason = json!({ "reason": "test" });
+    for verb in ["suspend", "resume"] {
+        let (at, path) = (format!("/coffer/v1/sites/{{project}}/{{site}}/{verb}"), format!("/coffer/v1/sites/demo/site-2/{verb}"));
+        walk.admin(("post", &at), &path, &reason, 200);
+        walk.admin(("post", &at), &path, &reason, 409);
+        walk.admin(("post", &at), &path.replace("site-2", "No%20Site"), &reason, 404);
+        if verb == "suspend" {
+            walk.admin(("get", SITE), "/coffer/v1/sites/demo/site-2", &Value::Null, 200);
+        }
+    }
+    let revoke = ("post", "/coffer/v1/sites/{project}/{site}/revoke");
     walk.admin(revoke, "/coffer/v1/sites/demo/site-2/revoke", &reason, 200);
     walk.admin(revoke, "/coffer/v1/sites/demo/site-2/revoke", &reason, 409);
     walk.admin(revoke, "/coffer/v1/sites/demo/No%20Site/revoke", &reason, 404);

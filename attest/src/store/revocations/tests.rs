@@ -31,7 +31,7 @@ fn list(store: &Store) -> RevocationList {
 }
 
 fn is_active(site: Option<Site>) -> bool {
-    site.unwrap().standing == Standing::Active
+    site.unwrap().stands.standing == Standing::Active
 }
 
 #[test]
