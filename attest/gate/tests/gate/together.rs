@@ -7,7 +7,7 @@ use coffer_manifest::{Role, Sha256Digest};
 use coffer_token::lease::Answer;
 use serde_json::Value;
 
-use crate::support::{BASE, Gate, Guest, Service, Settings, Wire, eventually, now, processor, refusal};
+use crate::support::{BASE, Boot, BootKey, Gate, Guest, Service, Settings, Wire, eventually, now, processor, refusal};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -184,6 +184,22 @@ fn what_another_role_project_or_root_was_given_opens_no_gate() {
     assert_eq!(gate.door.refusal(&theirs.boot, &other.token(&theirs)).0, "token_key");
     gate.door.tunneled(&guest.boot, &token);
     assert_eq!(gate.upstream.connections(), 1);
+}
+
+/// Evidence binds the keys of its own boot: who relays it, from wherever, gets no token for a key of theirs.
+#[test]
+fn relayed_evidence_gives_no_token_for_another_key_and_the_token_of_the_right_one_is_of_no_use() {
+    let service = Service::start();
+    let gate = gate_of(&service);
+    let guest = service.enrolled("site-1");
+    let thief = BootKey::generate();
+    let refused = service.attest_relayed(&guest, &thief);
+    assert!(matches!(&refused, Err((403, _))), "{refused:?}");
+    // Whoever carries the guest's own messages along gets to read its token at most.
+    let token = service.attest_relayed(&guest, &guest.boot.key).unwrap();
+    let relay = Boot { key: thief, ..guest.boot.clone() };
+    assert_eq!(gate.door.refusal(&relay, &token).0, "not_the_key");
+    gate.door.tunneled(&guest.boot, &token);
 }
 
 /// A site booted twice: the newer boot has the lease, by what the service says of both.

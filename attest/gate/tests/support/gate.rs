@@ -37,8 +37,8 @@ pub struct Settings {
     pub root_of_trust: String,
     /// Where it leads to, if not to an echoing server of its own.
     pub fleet: Option<String>,
-    /// More of its settings, whole tables.
-    pub more: String,
+    /// What is replaced in its settings, and by what.
+    pub edits: Vec<(&'static str, String)>,
     /// Seconds by which its clock is ahead.
     pub ahead: Option<i64>,
     /// What it is started with, such as `taskset`.
@@ -47,7 +47,7 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { check_frequency: 60, root_of_trust: ROOT.to_owned(), fleet: None, more: String::new(), ahead: None, wrapper: Vec::new() }
+        Self { check_frequency: 60, root_of_trust: ROOT.to_owned(), fleet: None, edits: Vec::new(), ahead: None, wrapper: Vec::new() }
     }
 }
 
@@ -83,16 +83,21 @@ impl Gate {
 
     fn make(dir: TempDir, service: &str, settings: &Settings) -> Self {
         let upstream = Upstream::start();
-        let path = dir.path().join("gate");
-        let init = Command::new(env!("CARGO_BIN_EXE_coffer-gate")).args(["init", "--name", TLS_NAME, "--dir"]).arg(&path).output().unwrap();
-        assert!(init.status.success(), "{}", String::from_utf8_lossy(&init.stderr));
-        let config = format!(
-            "listen = \"127.0.0.1:0\"\ncheck_frequency = {}\n\n{service}\n[flower]\nmode = \"passthrough\"\nfleet = \"{}\"\n\n{}",
-            settings.check_frequency,
-            settings.fleet.as_ref().unwrap_or(&upstream.address),
-            settings.more
-        );
-        fs::write(path.join("coffer-gate.toml"), config).unwrap();
+        let (path, table) = (dir.path().join("gate"), dir.path().join("service.toml"));
+        fs::write(&table, service).unwrap();
+        let frequency = settings.check_frequency.to_string();
+        let mut init = Command::new(env!("CARGO_BIN_EXE_coffer-gate"));
+        init.args(["init", "--name", TLS_NAME, "--listen", "127.0.0.1:0", "--check-frequency", &frequency]);
+        init.args(["--fleet", settings.fleet.as_ref().unwrap_or(&upstream.address)]).arg("--service").arg(&table).arg("--dir").arg(&path);
+        let made = init.output().unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let config = path.join("coffer-gate.toml");
+        let mut text = fs::read_to_string(&config).unwrap();
+        for (from, to) in &settings.edits {
+            assert!(text.contains(from), "{text}");
+            text = text.replace(from, to);
+        }
+        fs::write(config, text).unwrap();
         let ca = CertificateDer::from_pem_file(path.join("tls/ca.pem")).unwrap().to_vec();
         let door = Door { address: "127.0.0.1:0".to_owned(), tls_name: TLS_NAME.to_owned(), ca };
         let mut gate = Self { dir, child: None, door, upstream, ahead: settings.ahead };

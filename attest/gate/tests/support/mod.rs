@@ -10,6 +10,7 @@ mod wire;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 pub use boot::{Boot, BootKey};
@@ -59,6 +60,24 @@ pub fn terminate(mut child: Child) {
     }
     let _ = child.kill().and_then(|()| child.wait());
     panic!("did not stop within 10 s of SIGTERM");
+}
+
+/// A connection from another loopback address than the usual one.
+///
+/// # Errors
+/// If there is none.
+pub fn connect_from(source: &str, to: &str) -> std::io::Result<std::net::TcpStream> {
+    static RUNTIME: OnceLock<tokio::runtime::Runtime> = OnceLock::new();
+    let runtime = RUNTIME.get_or_init(|| tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap());
+    let (source, to) = (format!("{source}:0").parse().unwrap(), to.parse().unwrap());
+    let stream = runtime.block_on(async {
+        let socket = tokio::net::TcpSocket::new_v4()?;
+        socket.bind(source)?;
+        socket.connect(to).await
+    })?;
+    let stream = stream.into_std()?;
+    stream.set_nonblocking(false)?;
+    Ok(stream)
 }
 
 /// A program whose clock of the day (not the monotonic one) is so many seconds ahead. `None`: the machine's own.

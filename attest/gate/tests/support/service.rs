@@ -185,19 +185,30 @@ impl Service {
 
     /// A renewal with other words in the report, properly signed.
     pub fn attest(&self, guest: &Guest, change: impl FnOnce(&mut ReportFields)) -> Attested {
+        self.attest_as(guest, &guest.boot.key, change)
+    }
+
+    /// The genuine evidence of a guest, over its own keys, handed in by somebody who wants a token for another key.
+    pub fn attest_relayed(&self, guest: &Guest, key: &BootKey) -> Attested {
+        self.attest_as(guest, key, |_| ())
+    }
+
+    fn attest_as(&self, guest: &Guest, named: &BootKey, change: impl FnOnce(&mut ReportFields)) -> Attested {
         let mut http = self.connect();
         let (_, cookie, challenge) = http.post("/kbs/v0/auth", None, &Request::body(true));
         let challenge = Challenge::parse(&challenge).unwrap();
         let tee_key = TeeKey::from_random(&random()).unwrap();
-        let tls = P384Key::from_sec1(&guest.boot.key.sec1).unwrap();
         let node = guest.boot.node.as_ref().map(|node| P384Key::from_sec1(&node.to_sec1().unwrap()).unwrap());
-        let bound = BoundKeys { purpose: Purpose::Renew, keys: KeySet { tls, node, wg: None } };
-        let runtime_data = RuntimeData { nonce: challenge.nonce, tee_pubkey: tee_key.public(), coffer: Some(bound) };
-        let report_data = ReportData::new(*runtime_data.report_data("").unwrap().as_bytes());
+        let runtime_data = |key: &BootKey| {
+            let keys = KeySet { tls: P384Key::from_sec1(&key.sec1).unwrap(), node: node.clone(), wg: None };
+            let bound = BoundKeys { purpose: Purpose::Renew, keys };
+            RuntimeData { nonce: challenge.nonce.clone(), tee_pubkey: tee_key.public(), coffer: Some(bound) }
+        };
+        let report_data = ReportData::new(*runtime_data(&guest.boot.key).report_data("").unwrap().as_bytes());
         let mut fields = processor().fields(&guest.guest, report_data, 0);
         change(&mut fields);
         let wire = processor().evidence_of(&fields).unwrap().to_raw_value().unwrap();
-        let body = attestation_body(&runtime_data, &wire, "").unwrap();
+        let body = attestation_body(&runtime_data(named), &wire, "").unwrap();
         let (status, _, answer) = http.post("/kbs/v0/attest", cookie.as_deref(), &body);
         if status == 200 {
             return Ok(TokenResponse::parse(&answer).unwrap().token);
