@@ -1,0 +1,538 @@
+//! `coffer-gate.toml`: what an operator decides. Strict: unknown keys and schemas are errors, and every error names file and key.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use coffer_token::WITHDRAWALS_KEPT_SECONDS;
+use serde::Deserialize;
+use serde::de::{Deserializer, Error as _};
+
+use crate::flower::config::{Flower, Runs};
+use crate::layout::{LayoutError, read_small};
+
+/// The schema this build reads.
+const SCHEMA: u32 = 1;
+
+/// No lease lasts longer without a newer token: the service keeps withdrawals twice as long.
+pub const MAX_CHECK_FREQUENCY_SECONDS: u64 = WITHDRAWALS_KEPT_SECONDS / 2;
+
+/// Flower's slowest sign of life is a heartbeat every 30 s: nothing that lives is idle for so long.
+pub const MIN_IDLE_TIMEOUT_SECONDS: u64 = 60;
+
+/// Settings do not load.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The file.
+    #[error(transparent)]
+    File(#[from] LayoutError),
+    /// Not UTF-8.
+    #[error("{path} is not UTF-8 text")]
+    Text {
+        /// The file.
+        path: String,
+    },
+    /// Not TOML of this shape.
+    #[error("{path}: {source}")]
+    Parse {
+        /// The file.
+        path: String,
+        /// Where and what, with the line.
+        source: Box<toml::de::Error>,
+    },
+    /// What `[flower]` and `[runs]` say does not go together.
+    #[error("{path}: {source}")]
+    Flower {
+        /// The file.
+        path: String,
+        /// What is wrong.
+        source: crate::flower::config::ConfigError,
+    },
+    /// A value that cannot be meant.
+    #[error("{path}: {key} is `{got}`, expected {expected}\nhint: {hint}")]
+    Value {
+        /// The file.
+        path: String,
+        /// The key.
+        key: &'static str,
+        /// Its value.
+        got: String,
+        /// What would do.
+        expected: String,
+        /// What the reader can do about it.
+        hint: &'static str,
+    },
+}
+
+/// The settings, decided. Paths are absolute, or relative to the working directory.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// DNS name in the gate's certificate.
+    pub name: String,
+    /// Where guests connect.
+    pub listen: SocketAddr,
+    /// Where `/metrics` is, on loopback.
+    pub metrics: Option<SocketAddr>,
+    /// How long after its newest token was issued a lease ends.
+    pub check_frequency: Duration,
+    /// The key service.
+    pub service: Service,
+    /// Bounds.
+    pub limits: Limits,
+    /// Where the gate itself runs in a confidential VM.
+    pub attested: Option<Attested>,
+    /// The SuperLink.
+    pub flower: Flower,
+    /// Which sites runs need.
+    pub runs: Runs,
+}
+
+/// `[service]`: the one whose tokens are taken. `coffer-attest gate-settings` prints it.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Service {
+    /// Tried in order.
+    pub urls: Vec<ServiceUrl>,
+    /// The name its certificate must carry, whatever the URL says.
+    pub tls_name: String,
+    /// Its CA, PEM file. Nothing else is trusted.
+    pub ca: PathBuf,
+    /// `iss` of its tokens.
+    pub issuer: String,
+    /// `aud` of its job tokens.
+    pub audience: String,
+    /// `amd-sev-snp` or `simulated:<sha256 of ARK>`.
+    pub root_of_trust: String,
+    /// The gate's one project.
+    pub project: String,
+}
+
+/// `https://HOST[:PORT]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServiceUrl {
+    /// Name or address; an IPv6 address without brackets.
+    pub host: String,
+    /// 443 where none is given.
+    pub port: u16,
+    text: String,
+}
+
+impl ServiceUrl {
+    /// As it was written.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// `host:port`, as a Host header has it.
+    #[must_use]
+    pub fn authority(&self) -> &str {
+        self.text.trim_start_matches("https://").trim_end_matches('/')
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let authority = text.strip_prefix("https://")?.trim_end_matches('/');
+        let (host, port) = match authority.rsplit_once(':') {
+            Some((host, port)) if !port.ends_with(']') => (host, port.parse().ok()?),
+            _ => (authority, 443),
+        };
+        let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b':');
+        let fine = !host.is_empty() && host.bytes().all(allowed) && port != 0;
+        fine.then(|| Self { host: host.to_owned(), port, text: text.to_owned() })
+    }
+}
+
+impl<'de> Deserialize<'de> for ServiceUrl {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(d)?;
+        Self::parse(&text).ok_or_else(|| D::Error::custom(format!("`{text}` is not of the form https://HOST[:PORT]")))
+    }
+}
+
+/// `[attested]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Attested {
+    /// Where PID 1 answers, such as `/run/coffer/attest.sock`.
+    pub socket: PathBuf,
+    /// The node key of this boot, OpenSSH form, which the gate's certificate is issued over.
+    pub node_key: PathBuf,
+}
+
+/// `[limits]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Open connections in all.
+    pub connections: u32,
+    /// Of these, ones that have not shown a good token yet. They have ten seconds.
+    pub unauthenticated: u32,
+    /// Of these, ones of one source: an IPv4 address, an IPv6 /64.
+    pub unauthenticated_per_source: u32,
+    /// Open connections of one site.
+    pub connections_per_site: u32,
+    /// Connections one site may open, and tokens it may show, per second in the long run; five times as many at once.
+    pub new_connections_per_second_per_site: u32,
+    /// New instances of one site in the long run, after four at once.
+    pub instances_per_hour: u32,
+    /// After how many seconds without a byte a tunnel is closed.
+    pub idle_timeout: u64,
+}
+
+impl Default for Limits {
+    /// A SuperNode holds one or two connections. Several hundred sites may sit behind one address.
+    fn default() -> Self {
+        Self {
+            connections: 8192,
+            unauthenticated: 1024,
+            unauthenticated_per_source: 256,
+            connections_per_site: 64,
+            new_connections_per_second_per_site: 10,
+            instances_per_hour: 12,
+            idle_timeout: 300,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Raw {
+    #[serde(rename = "schema")]
+    _schema: Schema,
+    name: String,
+    listen: SocketAddr,
+    metrics: Option<SocketAddr>,
+    check_frequency: u64,
+    service: Service,
+    #[serde(default)]
+    limits: Limits,
+    attested: Option<Attested>,
+    flower: Flower,
+    #[serde(default = "Runs::absent")]
+    runs: Runs,
+}
+
+/// A file that holds `[service]` and nothing else.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawService {
+    service: Service,
+}
+
+struct Schema;
+
+impl<'de> Deserialize<'de> for Schema {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        match u32::deserialize(d)? {
+            SCHEMA => Ok(Self),
+            other => Err(D::Error::custom(format!("schema {other} is not supported; this build reads {SCHEMA}"))),
+        }
+    }
+}
+
+impl Config {
+    /// Reads and decides. Relative paths in it are relative to `dir`.
+    ///
+    /// # Errors
+    /// See [`ConfigError`].
+    pub fn read(path: &Path, dir: &Path) -> Result<Self, ConfigError> {
+        let shown = path.display().to_string();
+        let bytes = read_small(path)?;
+        let text = std::str::from_utf8(&bytes).map_err(|_| ConfigError::Text { path: shown.clone() })?;
+        Self::parse(&shown, text, dir)
+    }
+
+    fn parse(path: &str, text: &str, dir: &Path) -> Result<Self, ConfigError> {
+        let raw: Raw = toml::from_str(text).map_err(|source| ConfigError::Parse { path: path.to_owned(), source: Box::new(source) })?;
+        raw.check(path)?;
+        let mut service = raw.service;
+        service.ca = dir.join(service.ca);
+        raw.flower.check(&raw.runs).map_err(|source| ConfigError::Flower { path: path.to_owned(), source })?;
+        let attested = raw.attested.map(|given| Attested { socket: dir.join(given.socket), node_key: dir.join(given.node_key) });
+        Ok(Self {
+            name: raw.name,
+            listen: raw.listen,
+            metrics: raw.metrics,
+            check_frequency: Duration::from_secs(raw.check_frequency),
+            service,
+            limits: raw.limits,
+            attested,
+            flower: raw.flower.rooted(dir),
+            runs: raw.runs,
+        })
+    }
+}
+
+impl Service {
+    /// Reads what `coffer-attest gate-settings` printed; `path` is for errors.
+    ///
+    /// # Errors
+    /// See [`ConfigError`].
+    pub fn parse(path: &str, text: &str) -> Result<Self, ConfigError> {
+        let raw: RawService =
+            toml::from_str(text).map_err(|source| ConfigError::Parse { path: path.to_owned(), source: Box::new(source) })?;
+        raw.service.check(path)?;
+        Ok(raw.service)
+    }
+
+    fn check(&self, path: &str) -> Result<(), ConfigError> {
+        let value = |key, got: &str, expected: &str, hint| {
+            Err(ConfigError::Value { path: path.to_owned(), key, got: got.to_owned(), expected: expected.to_owned(), hint })
+        };
+        if self.urls.is_empty() {
+            return value("service.urls", "[]", "at least one", "`coffer-attest gate-settings --project NAME` prints the whole section");
+        }
+        if !is_root_of_trust(&self.root_of_trust) {
+            let hint = "it is in every enrollment, and `coffer-attest gate-settings` prints it";
+            return value(
+                "service.root_of_trust",
+                &self.root_of_trust,
+                "`amd-sev-snp` or `simulated:` and 64 lower-case hexadecimal digits",
+                hint,
+            );
+        }
+        for (key, got) in [
+            ("service.tls_name", &self.tls_name),
+            ("service.issuer", &self.issuer),
+            ("service.audience", &self.audience),
+            ("service.project", &self.project),
+        ] {
+            if got.is_empty() {
+                return value(key, got, "a name", "`coffer-attest gate-settings --project NAME` prints the whole section");
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Raw {
+    fn check(&self, path: &str) -> Result<(), ConfigError> {
+        self.service.check(path)?;
+        let value = |key, got: String, expected: String, hint| Err(ConfigError::Value { path: path.to_owned(), key, got, expected, hint });
+        if !(1..=MAX_CHECK_FREQUENCY_SECONDS).contains(&self.check_frequency) {
+            let hint = "the sites' cc_*.yml have it too, with a `token_expiration` that is less";
+            return value("check_frequency", self.check_frequency.to_string(), format!("1 to {MAX_CHECK_FREQUENCY_SECONDS} seconds"), hint);
+        }
+        if let Some(metrics) = self.metrics.filter(|metrics| !metrics.ip().is_loopback()) {
+            let hint = "metrics name sites, and have no access control: let a collector on this machine read them";
+            return value("metrics", metrics.to_string(), "a loopback address, such as 127.0.0.1:9100".into(), hint);
+        }
+        let limits = &self.limits;
+        if limits.idle_timeout < MIN_IDLE_TIMEOUT_SECONDS {
+            let hint = "Flower's heartbeat comes every 30 seconds; a shorter time would end connections that live";
+            return value(
+                "limits.idle_timeout",
+                limits.idle_timeout.to_string(),
+                format!("at least {MIN_IDLE_TIMEOUT_SECONDS} seconds"),
+                hint,
+            );
+        }
+        for (key, got) in [
+            ("limits.connections", limits.connections),
+            ("limits.unauthenticated", limits.unauthenticated),
+            ("limits.unauthenticated_per_source", limits.unauthenticated_per_source),
+            ("limits.connections_per_site", limits.connections_per_site),
+            ("limits.new_connections_per_second_per_site", limits.new_connections_per_second_per_site),
+            ("limits.instances_per_hour", limits.instances_per_hour),
+        ] {
+            if !(1..=1_000_000).contains(&got) {
+                return value(key, got.to_string(), "1 to 1000000".into(), "leave it out for the default");
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_root_of_trust(text: &str) -> bool {
+    let digest = text.strip_prefix("simulated:");
+    text == "amd-sev-snp" || digest.is_some_and(|hex| hex.len() == 64 && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')))
+}
+
+/// What `init` was told.
+#[derive(Debug)]
+pub struct Initial<'a> {
+    /// See [`Config::name`].
+    pub name: &'a str,
+    /// See [`Config::listen`].
+    pub listen: SocketAddr,
+    /// See [`Config::check_frequency`], in seconds.
+    pub check_frequency: u64,
+    /// The SuperLink's Fleet API.
+    pub fleet: &'a str,
+    /// The key service; its `ca` as the file will name it.
+    pub service: &'a Service,
+}
+
+/// A basic string (TOML 1.0, section String), whatever is in it.
+fn quoted(text: &str) -> String {
+    let mut quoted = String::from("\"");
+    for character in text.chars() {
+        match character {
+            '"' | '\\' => quoted.extend(['\\', character]),
+            control if control.is_control() => quoted.push_str(&format!("\\u{:04X}", control as u32)),
+            other => quoted.push(other),
+        }
+    }
+    quoted.push('"');
+    quoted
+}
+
+impl Initial<'_> {
+    /// The file `init` writes.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let service = self.service;
+        let urls: Vec<String> = service.urls.iter().map(|url| quoted(url.as_str())).collect();
+        let limits = Limits::default();
+        format!(
+            "# Settings of coffer-gate. Root of trust: {root}. Paths are relative to this folder.\n\
+             schema = {SCHEMA}\n\
+             # In the certificate that guests see: project.yml, gate.tls_name.\n\
+             name = {name}\n\
+             listen = {listen}\n\
+             # Prometheus text, for a collector on this machine: metrics = \"127.0.0.1:9100\"\n\
+             # Seconds after its newest token was issued that a lease ends.\n\
+             check_frequency = {check_frequency}\n\
+             \n\
+             # What `coffer-attest gate-settings` printed.\n\
+             [service]\n\
+             urls = [{urls}]\n\
+             tls_name = {tls_name}\n\
+             ca = {ca}\n\
+             issuer = {issuer}\n\
+             audience = {audience}\n\
+             root_of_trust = {root_of_trust}\n\
+             project = {project}\n\
+             \n\
+             [limits]\n\
+             connections = {connections}\n\
+             unauthenticated = {unauthenticated}\n\
+             unauthenticated_per_source = {unauthenticated_per_source}\n\
+             connections_per_site = {connections_per_site}\n\
+             new_connections_per_second_per_site = {new_connections}\n\
+             instances_per_hour = {instances}\n\
+             idle_timeout = {idle_timeout}\n\
+             \n\
+             # Bytes are carried and no more: with ca and control the gate also registers attested node keys with the\n\
+             # SuperLink and holds runs to [runs]; see the operator's guide.\n\
+             [flower]\n\
+             mode = \"passthrough\"\n\
+             fleet = {fleet}\n",
+            root = service.root_of_trust,
+            name = quoted(self.name),
+            listen = quoted(&self.listen.to_string()),
+            check_frequency = self.check_frequency,
+            urls = urls.join(", "),
+            tls_name = quoted(&service.tls_name),
+            ca = quoted(&service.ca.display().to_string()),
+            issuer = quoted(&service.issuer),
+            audience = quoted(&service.audience),
+            root_of_trust = quoted(&service.root_of_trust),
+            project = quoted(&service.project),
+            connections = limits.connections,
+            unauthenticated = limits.unauthenticated,
+            unauthenticated_per_source = limits.unauthenticated_per_source,
+            connections_per_site = limits.connections_per_site,
+            new_connections = limits.new_connections_per_second_per_site,
+            instances = limits.instances_per_hour,
+            idle_timeout = limits.idle_timeout,
+            fleet = quoted(self.fleet),
+        )
+    }
+
+    /// Whether what would be written could be read.
+    ///
+    /// # Errors
+    /// See [`ConfigError`]; the file is called `path`.
+    pub fn check(&self, path: &str) -> Result<(), ConfigError> {
+        Config::parse(path, &self.text(), Path::new("")).map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn service() -> Service {
+        Service {
+            urls: vec![ServiceUrl::parse("https://attest.demo.test:8999").expect("a URL")],
+            tls_name: "attest.demo.test".into(),
+            ca: "tls/service-ca.pem".into(),
+            issuer: "https://attest.demo.test".into(),
+            audience: "coffer".into(),
+            root_of_trust: "amd-sev-snp".into(),
+            project: "demo".into(),
+        }
+    }
+
+    fn text() -> String {
+        let listen = "0.0.0.0:8443".parse().expect("an address");
+        Initial { name: "gate.demo.test", listen, check_frequency: 120, fleet: "127.0.0.1:9092", service: &service() }.text()
+    }
+
+    fn parse(text: &str) -> Result<Config, String> {
+        Config::parse("t", text, Path::new("/gate")).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn what_init_writes_is_read_back() {
+        let config = parse(&text()).expect("parses");
+        assert_eq!(config.service, Service { ca: "/gate/tls/service-ca.pem".into(), ..service() });
+        assert_eq!((config.limits, config.metrics, config.attested), (Limits::default(), None, None));
+        assert_eq!(config.check_frequency, Duration::from_secs(120));
+    }
+
+    #[test]
+    fn every_mistake_is_named_with_file_key_both_values_and_a_hint() {
+        for (from, to, says) in [
+            ("schema = 1", "schema = 2", "schema 2 is not supported; this build reads 1"),
+            ("schema = 1", "schema = 1\nextra = 1", "unknown field `extra`"),
+            ("check_frequency = 120", "check_frequency = 3601", "t: check_frequency is `3601`, expected 1 to 3600 seconds\nhint: "),
+            ("check_frequency = 120", "check_frequency = 0", "check_frequency is `0`"),
+            ("name = ", "metrics = \"0.0.0.0:9100\"\nname = ", "metrics is `0.0.0.0:9100`, expected a loopback address"),
+            ("idle_timeout = 300", "idle_timeout = 59", "limits.idle_timeout is `59`, expected at least 60 seconds"),
+            ("connections = 8192", "connections = 0", "limits.connections is `0`, expected 1 to 1000000"),
+            ("connections = 8192", "connection = 1", "unknown field `connection`"),
+            ("\"amd-sev-snp\"", "\"simulated:\"", "service.root_of_trust is `simulated:`, expected `amd-sev-snp` or"),
+            ("\"amd-sev-snp\"", "\"any\"", "service.root_of_trust is `any`"),
+            ("[\"https://attest.demo.test:8999\"]", "[]", "service.urls is `[]`, expected at least one"),
+            ("https://attest.demo.test:8999", "http://attest.demo.test", "is not of the form https://HOST[:PORT]"),
+            ("project = \"demo\"", "project = \"\"", "service.project is ``, expected a name"),
+            ("[limits]", "[attested]\nsocket = \"a\"\n[limits]", "missing field `node_key`"),
+            ("[limits]", "[runs]\nrequire = \"all\"\n[limits]", "[flower] control_listen is missing"),
+            ("fleet = ", "flee = ", "unknown field `flee`"),
+            ("mode = \"passthrough\"", "mode = \"terminate\"", "[flower] ca is missing"),
+            ("[limits]", "[runs]\nrequire = \"some\"\n[limits]", "expected \"all\", \"none\""),
+        ] {
+            let error = parse(&text().replacen(from, to, 1)).map(|config| config.name).expect_err(to);
+            assert!(error.contains(says), "{to}: {error}");
+        }
+    }
+
+    #[test]
+    fn whatever_is_written_is_quoted() {
+        for text in ["plain", "a\"b", "back\\slash", "line\nfeed", "é"] {
+            let table: toml::Table = toml::from_str(&format!("a = {}", quoted(text))).expect(text);
+            assert_eq!(table["a"].as_str(), Some(text));
+        }
+    }
+
+    #[test]
+    fn service_urls_have_one_form() {
+        for (text, host, port) in [
+            ("https://a.test", "a.test", 443),
+            ("https://a.test:8999/", "a.test", 8999),
+            ("https://127.0.0.1:1", "127.0.0.1", 1),
+            ("https://[::1]:8999", "::1", 8999),
+            ("https://[::1]", "::1", 443),
+        ] {
+            let url = ServiceUrl::parse(text).expect(text);
+            assert_eq!((url.host.as_str(), url.port), (host, port), "{text}");
+        }
+        for text in ["", "a.test", "http://a.test", "https://", "https://a.test:0", "https://a.test:70000", "https://a/b", "https://u@a"] {
+            assert_eq!(ServiceUrl::parse(text), None, "{text}");
+        }
+    }
+}

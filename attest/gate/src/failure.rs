@@ -1,0 +1,85 @@
+//! How a command fails: one text, one hint, one exit code, printed once in `main`.
+
+use std::error::Error;
+use std::fmt::Display;
+use std::process::ExitCode;
+
+/// Exit codes, as `--help` documents them. Clap itself exits with 2 for a wrong command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// Something on this machine: a file, a key, an address.
+    Failed = 1,
+    /// The gate was reached and refused.
+    Refused = 3,
+    /// The gate does not run, or does not answer.
+    Unreachable = 4,
+}
+
+/// Why a command did not do what it was asked.
+#[derive(Debug)]
+pub struct Failure {
+    text: String,
+    hint: Option<String>,
+    exit: Exit,
+}
+
+impl Failure {
+    /// A failure of this machine.
+    #[must_use]
+    pub fn new(text: impl Display) -> Self {
+        Self { text: text.to_string(), hint: None, exit: Exit::Failed }
+    }
+
+    /// Another exit code.
+    #[must_use]
+    pub fn exit(self, exit: Exit) -> Self {
+        Self { exit, ..self }
+    }
+
+    /// What the reader can do about it.
+    #[must_use]
+    pub fn hint(self, hint: impl Display) -> Self {
+        Self { hint: Some(hint.to_string()), ..self }
+    }
+
+    /// Prints it and gives the exit code.
+    #[must_use]
+    pub fn report(&self) -> ExitCode {
+        // Errors of the modules below bring their hint as a line of their own.
+        eprintln!("coffer-gate: {}", self.text.replace("\nhint: ", "\ncoffer-gate: hint: "));
+        if let Some(hint) = &self.hint {
+            eprintln!("coffer-gate: hint: {hint}");
+        }
+        ExitCode::from(self.exit as u8)
+    }
+}
+
+/// Turns an error into a failure that says what was being done.
+pub trait OrFail<T> {
+    /// `<doing>: <error>`, the error with what it came from.
+    ///
+    /// # Errors
+    /// The failure.
+    fn or_fail(self, doing: &str) -> Result<T, Failure>;
+}
+
+impl<T, E: Error> OrFail<T> for Result<T, E> {
+    fn or_fail(self, doing: &str) -> Result<T, Failure> {
+        self.map_err(|error| Failure::new(format!("{doing}: {}", chain(&error))))
+    }
+}
+
+/// An error and what it came from, in one line.
+pub fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}
