@@ -14,7 +14,7 @@ use crate::keys::BootKeys;
 use crate::report::{ReportError, ReportSource};
 use crate::standing::Standing;
 use crate::workload::Outcome;
-use crate::{config, early, network, renewal, root, unlock, workload};
+use crate::{agent, config, early, network, renewal, root, unlock, workload};
 
 /// Where this PID 1's evidence comes from. Two binaries, two platforms; neither holds the other's code.
 pub trait Platform {
@@ -124,7 +124,8 @@ fn boot<P: Platform>() -> Result<(), Failure> {
     let (volume, kit_key) = unlock::open(&site, secrets).at(Stage::Unlock)?;
     console::finished(Stage::Unlock);
 
-    let root = root::assemble(&site, &volume, kit_key, network.resolvers()).at(Stage::Root)?;
+    let root = root::assemble(&site, &volume, kit_key, network.resolvers(), &keys.node).at(Stage::Root)?;
+    agent::start(&root.tree, &site.container.user, &standing).at(Stage::Root)?;
     console::finished(Stage::Root);
 
     renewal::start(attester, standing.clone(), &token).at(Stage::Workload)?;

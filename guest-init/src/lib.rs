@@ -1,6 +1,7 @@
 //! The boot of a confidential VM: what `coffer-init` and `coffer-init-simulated` share. Everything but the report source.
 #![forbid(unsafe_code)]
 
+mod agent;
 mod attest;
 mod boot;
 mod button;
@@ -9,8 +10,9 @@ mod config;
 mod console;
 mod disks;
 mod early;
+pub mod gate;
 mod http;
-mod keys;
+pub mod keys;
 mod kit;
 mod network;
 mod node_key;
@@ -18,7 +20,7 @@ mod quarantine;
 mod renewal;
 pub mod report;
 mod root;
-mod standing;
+pub mod standing;
 mod tls;
 mod unlock;
 mod workload;

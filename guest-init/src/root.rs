@@ -10,18 +10,18 @@ use std::fs::{self, File};
 use std::net::Ipv4Addr;
 use std::path::Path;
 
-use coffer_manifest::SiteConfig;
+use coffer_manifest::{SiteConfig, User};
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat, symlinkat};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, mount_move, mount_remount, unmount};
 
 use self::tree::{Access, Tree, TreeError, open_log, proc_path};
-use crate::console;
-use crate::disks;
 use crate::early::make_folder;
+use crate::keys::{self, KeysError, NodeSecret};
 use crate::kit::{self, KitError};
 use crate::network::resolv_conf;
 use crate::unlock::{Kit, Volume};
+use crate::{agent, console, disks, node_key};
 
 /// The container's root, while it is built and until the workload's namespace moves it.
 pub const ROOT: &str = "/mnt/root";
@@ -65,6 +65,9 @@ pub enum RootError {
     /// The kit.
     #[error(transparent)]
     Kit(#[from] KitError),
+    /// No random number for the node key's file.
+    #[error(transparent)]
+    Keys(#[from] KeysError),
 }
 
 fn mounting(what: &'static str) -> impl FnOnce(Errno) -> RootError {
@@ -73,12 +76,20 @@ fn mounting(what: &'static str) -> impl FnOnce(Errno) -> RootError {
 
 /// The finished root.
 pub struct Root {
+    /// The container's file system.
+    pub tree: Tree,
     /// Where the workload's output goes; none if there is no usable `applog`.
     pub workload_log: Option<File>,
 }
 
 /// Builds the container's root: verified file system, writable layer, devices, disks, kit, generated files.
-pub fn assemble(site: &SiteConfig, volume: &Volume, kit: Option<Kit>, resolvers: &[Ipv4Addr]) -> Result<Root, RootError> {
+pub fn assemble(
+    site: &SiteConfig,
+    volume: &Volume,
+    kit: Option<Kit>,
+    resolvers: &[Ipv4Addr],
+    node: &NodeSecret,
+) -> Result<Root, RootError> {
     mount_overlay(&volume.device)?;
     let tree = Tree::open(ROOT)?;
     mount_devices(&tree)?;
@@ -97,7 +108,27 @@ pub fn assemble(site: &SiteConfig, volume: &Volume, kit: Option<Kit>, resolvers:
     tree.write("etc/resolv.conf", resolv_conf(resolvers).as_bytes(), Access::root(0o644))?;
     tree.write("etc/hostname", format!("{}\n", site.site).as_bytes(), Access::root(0o644))?;
     tree.folder(&site.container.workdir)?;
-    Ok(Root { workload_log })
+    mount_agent(&tree)?;
+    if site.gate.is_some() {
+        write_node_key(&tree, &site.container.user, node)?;
+    }
+    Ok(Root { workload_log, tree })
+}
+
+/// A folder of memory for what PID 1 gives the workload. After the kit: nothing of the project's lies in it.
+fn mount_agent(tree: &Tree) -> Result<(), RootError> {
+    let target = tree.folder(agent::FOLDER)?;
+    mount("tmpfs", proc_path(&target), "tmpfs", HARMLESS, c"mode=0755,size=256k,nr_inodes=64").map_err(mounting("/run/coffer"))
+}
+
+/// The node key, born in this guest: for the workload's user alone, and not on any disk.
+fn write_node_key(tree: &Tree, user: &User, node: &NodeSecret) -> Result<(), RootError> {
+    let check = u32::from_be_bytes(*keys::random()?);
+    let private = node_key::openssh_private(node.expose(), node.public(), check);
+    let access = |mode| Access { mode, uid: user.uid, gid: user.gid };
+    tree.write(&format!("{}/node_key", agent::FOLDER), private.as_bytes(), access(0o400))?;
+    let public = node_key::openssh_public(node.public());
+    Ok(tree.write(&format!("{}/node_key.pub", agent::FOLDER), public.as_bytes(), access(0o444))?)
 }
 
 /// The image, read-only and verified, under a layer of memory.
@@ -223,7 +254,13 @@ fn mount_site_disk(tree: &Tree, name: &'static str, serial: &str, flags: MountFl
 
 fn hosts(site: &SiteConfig) -> String {
     let mut text = format!("127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n127.0.1.1 {}\n", site.site);
-    for (name, address) in &site.network.hosts_entries {
+    // Where there is a gate, the workload's server is at this end of the way to it, whatever else has the name.
+    let gate = site.gate.as_ref().map(|gate| gate.workload.name.as_str());
+    if let Some(name) = gate {
+        text.push_str(&format!("127.0.0.1 {name}\n"));
+    }
+    let others = site.network.hosts_entries.iter().filter(|(name, _)| gate.is_none_or(|gate| !name.eq_ignore_ascii_case(gate)));
+    for (name, address) in others {
         text.push_str(&format!("{address} {name}\n"));
     }
     text
@@ -262,5 +299,34 @@ mod tests {
         let text = hosts(&site);
         assert!(text.starts_with("127.0.0.1 localhost\n"));
         assert!(text.contains("127.0.1.1 site-1\n") && text.ends_with("10.1.2.3 superlink.demo.test\n"), "{text}");
+    }
+
+    #[test]
+    fn behind_a_gate_the_server_is_on_loopback_and_nowhere_else() {
+        let mut site = crate::workload::tests::site("amd-sev-snp");
+        site.gate = Some(crate::workload::tests::gate());
+        site.network.hosts_entries.insert("Superlink.demo.test".into(), std::net::IpAddr::from([10, 1, 2, 3]));
+        site.network.hosts_entries.insert("data.demo.test".into(), std::net::IpAddr::from([10, 1, 2, 4]));
+        let text = hosts(&site);
+        assert!(text.contains("127.0.0.1 superlink.demo.test\n10.1.2.4 data.demo.test\n"), "{text}");
+        assert!(!text.contains("10.1.2.3"), "{text}");
+    }
+
+    #[test]
+    fn the_node_key_is_the_workloads_alone() {
+        use std::os::unix::fs::MetadataExt;
+        let dir = tempfile::tempdir().expect("tempdir");
+        let tree = Tree::open(&dir.path().to_string_lossy()).expect("opens");
+        let node = crate::keys::BootKeys::generate().expect("keys").node;
+        let user = User { uid: rustix::process::getuid().as_raw(), gid: rustix::process::getgid().as_raw(), groups: vec![] };
+        write_node_key(&tree, &user, &node).expect("writes");
+        let of = |name: &str| {
+            let path = dir.path().join(agent::FOLDER).join(name);
+            (fs::metadata(&path).expect("is there").mode() & 0o7777, fs::read_to_string(path).expect("text"))
+        };
+        let (mode, text) = of("node_key");
+        assert!(mode == 0o400 && text.starts_with("-----BEGIN OPENSSH PRIVATE KEY-----\n"), "{mode:o}");
+        let (mode, text) = of("node_key.pub");
+        assert_eq!((mode, text), (0o444, node_key::openssh_public(node.public())));
     }
 }
