@@ -2,7 +2,7 @@
 
 mod handshake;
 pub(crate) mod refusal;
-mod service;
+pub(crate) mod service;
 mod verdict;
 
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! TLS 1.3 to the key service, trusting the site config's CAs and nothing else.
+//! TLS 1.3 to the key service and to the gate, trusting the CAs the site config has for each and nothing else.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -6,13 +6,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use data_encoding::BASE64;
-use rustls::client::Resumption;
+use rustls::client::{AlwaysResolvesClientRawPublicKeys, Resumption};
 use rustls::crypto::ring::default_provider;
-use rustls::pki_types::{CertificateDer, InvalidDnsNameError, ServerName};
+use rustls::crypto::ring::sign::any_ecdsa_type;
+use rustls::pki_types::{CertificateDer, InvalidDnsNameError, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
+use rustls::sign::CertifiedKey;
 use rustls::version::TLS13;
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
-use coffer_manifest::KeyService;
+use coffer_manifest::{Gate, KeyService};
+use coffer_token::lease;
+
+use crate::keys::TlsKey;
 
 /// How long connecting may take.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
@@ -21,20 +26,26 @@ const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Debug, thiserror::Error)]
 pub enum TrustError {
     /// A CA is not base64, or not a certificate.
-    #[error("key_service.ca[{index}] is no certificate authority this build can use")]
+    #[error("{of}.ca[{index}] is no certificate authority this build can use")]
     Ca {
+        /// Whose: `key_service` or `gate`.
+        of: &'static str,
         /// Which one, from 0.
         index: usize,
     },
     /// No CA, or more than four.
-    #[error("key_service.ca has {got} certificates, expected 1 to 4")]
+    #[error("{of}.ca has {got} certificates, expected 1 to 4")]
     Count {
+        /// Whose: `key_service` or `gate`.
+        of: &'static str,
         /// How many there are.
         got: usize,
     },
     /// `tls_name` is no DNS name.
-    #[error("key_service.tls_name `{name}` is no DNS name: {source}")]
+    #[error("{of}.tls_name `{name}` is no DNS name: {source}")]
     Name {
+        /// Whose: `key_service` or `gate`.
+        of: &'static str,
         /// The name.
         name: String,
         /// Why.
@@ -55,20 +66,42 @@ pub struct Trust {
 pub type TlsStream = StreamOwned<ClientConnection, Bounded>;
 
 impl Trust {
-    /// Takes the site config's CAs and name.
+    /// Takes the site config's CAs and name of the key service.
     ///
     /// The clock it checks certificates with is the system's, which the boot has set to max(RTC, not_before).
     ///
     /// # Errors
     /// See [`TrustError`].
     pub fn new(service: &KeyService) -> Result<Self, TrustError> {
-        if !(1..=4).contains(&service.ca.len()) {
-            return Err(TrustError::Count { got: service.ca.len() });
+        Self::of("key_service", &service.ca, &service.tls_name)
+    }
+
+    /// Takes the site config's CAs and name of the gate, and the key that this boot shows there: a raw public key (RFC 7250), the one
+    /// its tokens are bound to.
+    ///
+    /// # Errors
+    /// See [`TrustError`].
+    pub fn of_gate(gate: &Gate, key: &TlsKey) -> Result<Self, TrustError> {
+        let mut trust = Self::of("gate", &gate.ca, &gate.tls_name)?;
+        let private = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.expose_pkcs8()));
+        let signing = any_ecdsa_type(&private)?;
+        let public = signing.public_key().ok_or(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown))?;
+        let certified = CertifiedKey::new(vec![CertificateDer::from(public.to_vec())], signing);
+        // Nobody else has a copy yet.
+        let config = Arc::make_mut(&mut trust.config);
+        config.client_auth_cert_resolver = Arc::new(AlwaysResolvesClientRawPublicKeys::new(Arc::new(certified)));
+        config.alpn_protocols = vec![lease::ALPN.to_vec()];
+        Ok(trust)
+    }
+
+    fn of(of: &'static str, ca: &[String], tls_name: &str) -> Result<Self, TrustError> {
+        if !(1..=4).contains(&ca.len()) {
+            return Err(TrustError::Count { of, got: ca.len() });
         }
         let mut roots = RootCertStore::empty();
-        for (index, ca) in service.ca.iter().enumerate() {
-            let der = BASE64.decode(ca.as_bytes()).map_err(|_| TrustError::Ca { index })?;
-            roots.add(CertificateDer::from(der)).map_err(|_| TrustError::Ca { index })?;
+        for (index, ca) in ca.iter().enumerate() {
+            let der = BASE64.decode(ca.as_bytes()).map_err(|_| TrustError::Ca { of, index })?;
+            roots.add(CertificateDer::from(der)).map_err(|_| TrustError::Ca { of, index })?;
         }
         let mut config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
             .with_protocol_versions(&[&TLS13])?
@@ -78,8 +111,16 @@ impl Trust {
         config.resumption = Resumption::disabled();
         config.enable_early_data = false;
         let name =
-            ServerName::try_from(service.tls_name.clone()).map_err(|source| TrustError::Name { name: service.tls_name.clone(), source })?;
+            ServerName::try_from(tls_name.to_owned()).map_err(|source| TrustError::Name { of, name: tls_name.to_owned(), source })?;
         Ok(Self { config: Arc::new(config), name })
+    }
+
+    /// A connection that nothing has been said over yet.
+    ///
+    /// # Errors
+    /// If rustls refuses the configuration.
+    pub fn client(&self) -> Result<ClientConnection, rustls::Error> {
+        ClientConnection::new(self.config.clone(), self.name.clone())
     }
 
     /// Connects to one of `addresses` and shakes hands, all of it and all later traffic before `deadline`.
@@ -103,8 +144,7 @@ impl Trust {
 
     fn shake_hands(&self, stream: TcpStream, deadline: Instant) -> io::Result<TlsStream> {
         stream.set_nodelay(true)?;
-        let client = ClientConnection::new(self.config.clone(), self.name.clone()).map_err(io::Error::other)?;
-        let mut tls = StreamOwned::new(client, Bounded { stream, deadline });
+        let mut tls = StreamOwned::new(self.client().map_err(io::Error::other)?, Bounded { stream, deadline });
         while tls.conn.is_handshaking() {
             tls.conn.complete_io(&mut tls.sock)?;
         }
@@ -160,10 +200,10 @@ mod tests {
 
     #[test]
     fn trust_needs_one_to_four_real_certificates() {
-        assert!(matches!(Trust::new(&service(vec![], "a.test")), Err(TrustError::Count { got: 0 })));
-        assert!(matches!(Trust::new(&service(vec![String::new(); 5], "a.test")), Err(TrustError::Count { got: 5 })));
-        assert!(matches!(Trust::new(&service(vec!["!".into()], "a.test")), Err(TrustError::Ca { index: 0 })));
-        assert!(matches!(Trust::new(&service(vec!["AAAA".into()], "a.test")), Err(TrustError::Ca { index: 0 })));
+        assert!(matches!(Trust::new(&service(vec![], "a.test")), Err(TrustError::Count { got: 0, .. })));
+        assert!(matches!(Trust::new(&service(vec![String::new(); 5], "a.test")), Err(TrustError::Count { got: 5, .. })));
+        assert!(matches!(Trust::new(&service(vec!["!".into()], "a.test")), Err(TrustError::Ca { index: 0, .. })));
+        assert!(matches!(Trust::new(&service(vec!["AAAA".into()], "a.test")), Err(TrustError::Ca { index: 0, .. })));
     }
 
     #[test]
