@@ -14,7 +14,7 @@ use crate::keys::BootKeys;
 use crate::report::{ReportError, ReportSource};
 use crate::standing::Standing;
 use crate::workload::Outcome;
-use crate::{agent, config, early, network, renewal, root, unlock, workload};
+use crate::{agent, config, early, gate, network, renewal, root, unlock, workload};
 
 /// Where this PID 1's evidence comes from. Two binaries, two platforms; neither holds the other's code.
 pub trait Platform {
@@ -128,6 +128,7 @@ fn boot<P: Platform>() -> Result<(), Failure> {
     agent::start(&root.tree, &site.container.user, &standing).at(Stage::Root)?;
     console::finished(Stage::Root);
 
+    gate::start(&site, &keys, &standing).at(Stage::Workload)?;
     renewal::start(attester, standing.clone(), &token).at(Stage::Workload)?;
     match workload::supervise(&site, root, &mut network, button, standing).at(Stage::Workload)? {
         Outcome::Ended(end) => console::line(&format!("workload {end}")),
