@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Times `coffer build` against the shell pipeline it replaces, one after the other on the same archive, and prints the ratio; then
-# puts load on `coffer-attest serve` and prints handshakes per second per core.
+# puts load on `coffer-attest serve` and prints handshakes per second per core; then times `coffer-gate` against nginx.
 #   usage: bench.sh [ARCHIVE.tar]     (built programs; 12 GB free; never fails on time)
 set -euo pipefail
 repo=$(cd "$(dirname "$0")/.." && pwd)
@@ -45,3 +45,5 @@ awk -v ours="$total" -v shell="$shell" 'BEGIN { printf "ratio %.3f (wanted: at m
 echo
 cd "$repo"
 cargo bench --quiet --locked -p coffer-attest --bench load
+echo
+cargo bench --quiet --locked -p coffer-gate --bench gate
