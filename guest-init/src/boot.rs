@@ -149,7 +149,7 @@ fn power_off_on_panic() {
 
 /// Writes what is still to be written and cuts the power.
 fn power_off() -> ! {
-    console::line("power-off");
+    console::last("power-off");
     console::close_log();
     root::release_applog();
     rustix::fs::sync();

@@ -4,7 +4,7 @@ use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::OFlags;
@@ -55,6 +55,8 @@ impl fmt::Display for Stage {
 
 /// The stage being worked on; read by the panic hook.
 static CURRENT: AtomicU8 = AtomicU8::new(Stage::Config as u8);
+/// Whether the last line has been printed.
+static OVER: AtomicBool = AtomicBool::new(false);
 static BOOT_LOG: Mutex<BootLog> = Mutex::new(BootLog { lines: Vec::new(), file: None, written: 0 });
 
 struct BootLog {
@@ -65,14 +67,30 @@ struct BootLog {
 
 /// Prints `coffer-init: <text>`, text shortened and its control characters escaped.
 pub fn line(text: &str) {
-    let line = format!("coffer-init: {}\n", printable(text));
-    show(&line);
-    BOOT_LOG.lock().unwrap_or_else(PoisonError::into_inner).append(line.as_bytes());
+    if OVER.load(Ordering::Relaxed) {
+        return;
+    }
+    print(text);
+}
+
+/// The same, and nothing after it, whatever the threads that keep token and lease still have to say.
+pub fn last(text: &str) {
+    if !OVER.swap(true, Ordering::Relaxed) {
+        print(text);
+    }
 }
 
 /// The same on the console only: what is said every minute of a long run would fill the boot log.
 pub fn passing(text: &str) {
-    show(&format!("coffer-init: {}\n", printable(text)));
+    if !OVER.load(Ordering::Relaxed) {
+        show(&format!("coffer-init: {}\n", printable(text)));
+    }
+}
+
+fn print(text: &str) {
+    let line = format!("coffer-init: {}\n", printable(text));
+    show(&line);
+    BOOT_LOG.lock().unwrap_or_else(PoisonError::into_inner).append(line.as_bytes());
 }
 
 fn show(line: &str) {
