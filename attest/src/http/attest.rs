@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::extract::{ConnectInfo, State};
 use axum::http::HeaderMap;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, SET_COOKIE};
-use axum::response::IntoResponse;
+use axum::response::{AppendHeaders, IntoResponse};
 use coffer_evidence::{HostData, ReportData, SnpEvidence};
 use coffer_kbs_policy::EvidenceFacts;
 use coffer_protocol::{Attestation, BoundKeys, Purpose, TokenResponse};
@@ -33,16 +33,13 @@ pub async fn attest(
 ) -> Result<impl IntoResponse, Problem> {
     let cookie = session_cookie(&headers).ok_or_else(|| challenge_problem(Reason::NoChallenge, &"no session cookie"))?.to_owned();
     let (token, cookie) = blocking(&service, move |service| decide(service, peer.ip(), &cookie, &attestation)).await?;
-    let headers = [
-        (SET_COOKIE, set_cookie(&cookie, ATTESTED_TTL_S)),
-        (CONTENT_TYPE, "application/json".to_owned()),
-        (CACHE_CONTROL, "no-store".to_owned()),
-    ];
-    Ok((headers, TokenResponse { token }.to_bytes()))
+    let headers = [(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, "no-store")];
+    let session = AppendHeaders(cookie.map(|cookie| (SET_COOKIE, set_cookie(&cookie, ATTESTED_TTL_S))));
+    Ok((headers, session, TokenResponse { token }.to_bytes()))
 }
 
-/// The token and the new cookie's value.
-fn decide(service: &Service, peer: IpAddr, cookie: &str, attestation: &Attestation) -> Result<(String, String), Problem> {
+/// The token and, where secrets may be fetched with it, the new cookie's value.
+fn decide(service: &Service, peer: IpAddr, cookie: &str, attestation: &Attestation) -> Result<(String, Option<String>), Problem> {
     let now = unix_now();
     redeem(service, cookie, attestation)?;
     check_purpose(attestation)?;
@@ -111,6 +108,10 @@ fn decide(service: &Service, peer: IpAddr, cookie: &str, attestation: &Attestati
         });
     }
     tracing::info!(%id, project = %site.record.project, site = %site.record.site, %host_data, "attested");
+    // A guest that runs has its secrets: what renews opens nothing, whoever gets hold of it.
+    if purpose(attestation) == Purpose::Renew {
+        return Ok((token, None));
+    }
     let session = Attested {
         epoch: service.epoch,
         expires_at: now.saturating_add(ATTESTED_TTL_S),
@@ -121,7 +122,7 @@ fn decide(service: &Service, peer: IpAddr, cookie: &str, attestation: &Attestati
         id: id.as_str().to_owned(),
     };
     let cookie = service.cookies.seal(&session).map_err(|e| Problem::internal(&e))?;
-    Ok((token, cookie))
+    Ok((token, Some(cookie)))
 }
 
 /// Spends the challenge before anything is verified: one nonce, one attempt.

@@ -103,7 +103,8 @@ pub(super) fn withdraw(db: &Connection, withdrawn: Withdrawn, code: &str, now: u
         Withdrawn::Site { host_data } => newest_token(db, "host_data = ?1", [host_data.to_string()])?,
         Withdrawn::Instance { host_data, instance } => token_of(db, host_data, instance)?,
         Withdrawn::Image { launch_digest } => newest_token(db, "launch_digest = ?1", [launch_digest.to_string()])?,
-        Withdrawn::TokenKey { .. } => newest_token(db, "true", [])?,
+        // Whoever has the key writes what time they like into a token.
+        Withdrawn::TokenKey { .. } => Some(now.saturating_add(WITHDRAWALS_KEPT_SECONDS)),
     };
     put(db, &withdrawn, code, now, newest_token.unwrap_or(0), false)
 }

@@ -35,6 +35,8 @@ fn routes(service: &Service) -> Vec<(&'static str, String, String, &'static str)
         get("/coffer/v1/audit/head", "audit"),
         ("POST", "/coffer/v1/sites".into(), json!({ "accept_aml_risk": false, "enrollment": enrollment }).to_string(), "enroll"),
         ("POST", "/coffer/v1/sites/demo/site-9/revoke".into(), reason.clone(), "revoke"),
+        ("POST", "/coffer/v1/sites/demo/site-9/suspend".into(), reason.clone(), "revoke"),
+        ("POST", "/coffer/v1/sites/demo/site-9/resume".into(), reason.clone(), "revoke"),
         (
             "POST",
             "/coffer/v1/revocations".into(),

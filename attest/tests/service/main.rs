@@ -24,4 +24,6 @@ mod revocation;
 mod stock_admin;
 mod stock_client;
 mod support;
+mod suspend;
 mod trust;
+mod withdrawals;

@@ -48,7 +48,8 @@ pub enum Withdrawn {
 pub struct Withdrawal {
     /// Counts up within an epoch, with gaps.
     pub number: u64,
-    /// Unix seconds, by the service's clock.
+    /// Unix seconds, by the service's clock: when it was made, or later where tokens of later may be about. Of a token key it is
+    /// [`WITHDRAWALS_KEPT_SECONDS`] ahead: whoever has the key writes what time they like.
     pub at: u64,
     /// The reason code, such as `site_suspended`.
     pub code: String,

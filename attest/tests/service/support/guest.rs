@@ -13,6 +13,8 @@ pub struct Guest {
     asp: &'static Asp,
     pub guest: coffer_simulator::Guest,
     tls: P384Key,
+    node: Option<P384Key>,
+    purpose: Purpose,
 }
 
 /// Everything a handshake leaves behind.
@@ -36,7 +38,19 @@ impl Guest {
         // The service only binds this key; nobody signs with it here.
         let mut point = [4; 97];
         point[1..].copy_from_slice(&random::<96>());
-        Self { asp, guest, tls: P384Key::from_sec1(&point).unwrap() }
+        Self { asp, guest, tls: P384Key::from_sec1(&point).unwrap(), node: None, purpose: Purpose::Boot }
+    }
+
+    /// The same guest, whose later handshakes are for another purpose.
+    pub fn with_purpose(mut self, purpose: Purpose) -> Self {
+        self.purpose = purpose;
+        self
+    }
+
+    /// The same guest with a node key that it binds.
+    pub fn with_node(mut self, node: P384Key) -> Self {
+        self.node = Some(node);
+        self
     }
 
     pub fn host_data(&self) -> HostData {
@@ -87,7 +101,8 @@ impl Guest {
     pub fn answer(&self, challenge: &Challenge, evidence: impl FnOnce(&Asp, ReportData) -> SnpEvidence) -> (TeeKey, Vec<u8>) {
         let coffer = challenge.coffer;
         let tee_key = TeeKey::from_random(&random()).unwrap();
-        let bound = BoundKeys { purpose: Purpose::Boot, keys: KeySet { tls: self.tls.clone(), node: None, wg: None } };
+        let keys = KeySet { tls: self.tls.clone(), node: self.node.clone(), wg: None };
+        let bound = BoundKeys { purpose: self.purpose, keys };
         let runtime_data = RuntimeData { nonce: challenge.nonce, tee_pubkey: tee_key.public(), coffer: coffer.then_some(bound) };
         let report_data = ReportData::new(*runtime_data.report_data("").unwrap().as_bytes());
         let evidence = evidence(self.asp, report_data);
