@@ -15,7 +15,6 @@ use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, PoisonError};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -301,16 +300,26 @@ pub fn base() -> PathBuf {
         let time = data.modified().expect("a time").duration_since(std::time::UNIX_EPOCH).expect("after 1970");
         format!("{:x}-{:x}", data.len(), time.as_nanos())
     };
-    let dir = repo::target().join(format!("qemu-tier/base-{}-{}", stamp(&init), stamp(&tool)));
-    static BUILDING: Mutex<()> = Mutex::new(());
-    let _one_at_a_time = BUILDING.lock().unwrap_or_else(PoisonError::into_inner);
+    let tier = repo::target().join("qemu-tier");
+    let name = format!("base-{}-{}", stamp(&init), stamp(&tool));
+    let dir = tier.join(&name);
     if !dir.is_dir() {
+        fs::create_dir_all(&tier).expect("a folder");
         // Bases of earlier builds: each holds a kernel and a firmware.
-        let _ = fs::remove_dir_all(repo::target().join("qemu-tier"));
-        fs::create_dir_all(repo::target().join("qemu-tier")).expect("a folder");
+        for entry in fs::read_dir(&tier).expect("a folder").flatten() {
+            if !entry.file_name().to_string_lossy().starts_with(&name) {
+                let _ = fs::remove_dir_all(entry.path());
+            }
+        }
+        // Tests are processes of their own: each that finds none builds one beside, and the first to be ready puts it there.
+        let own = tier.join(format!("{name}.{}", std::process::id()));
         let mut build = Command::new(tool);
-        build.args(["base", "build", "--simulated", "--unlocked", "--init"]).arg(init).arg("-o").arg(&dir);
+        build.args(["base", "build", "--simulated", "--unlocked", "--init"]).arg(init).arg("-o").arg(&own);
         run(build.arg("--cache").arg(repo::root().join("cache/base")));
+        if fs::rename(&own, &dir).is_err() {
+            assert!(dir.is_dir(), "{} is not put in its place", own.display());
+            let _ = fs::remove_dir_all(&own);
+        }
     }
     dir
 }
