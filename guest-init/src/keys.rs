@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use coffer_manifest::SiteConfig;
+use coffer_manifest::{Role, SiteConfig};
 use coffer_protocol::{JwkError, KeySet, P384Key};
 use p384::SecretKey;
 use p384::elliptic_curve::sec1::ToSec1Point as _;
@@ -34,7 +34,7 @@ pub enum KeysError {
 pub struct BootKeys {
     /// Authenticates this boot's connections to the gate.
     pub tls: TlsKey,
-    /// The workload's identity towards its SuperLink, where the site has a gate.
+    /// The workload's identity towards its SuperLink or, as a gate, towards sites; see [`has_node`].
     pub node: NodeSecret,
 }
 
@@ -52,11 +52,18 @@ impl BootKeys {
         Ok(Self { tls, node: NodeSecret { scalar, public } })
     }
 
-    /// The public halves that this site's reports bind. A node key only where a gate admits it: nobody else would ask for it.
+    /// The public halves that this site's reports bind.
     #[must_use]
     pub fn bound(&self, site: &SiteConfig) -> KeySet {
-        KeySet { tls: self.tls.public.clone(), node: site.gate.as_ref().map(|_| self.node.public.clone()), wg: None }
+        KeySet { tls: self.tls.public.clone(), node: has_node(site).then(|| self.node.public.clone()), wg: None }
     }
+}
+
+/// Whether the workload has a node key: where a gate admits it by that key, and where it is itself the gate, whose certificate is over
+/// that key. Nobody else would ask for it.
+#[must_use]
+pub fn has_node(site: &SiteConfig) -> bool {
+    site.gate.is_some() || site.role == Role::Superlink
 }
 
 /// The key of this boot's TLS connections.
@@ -158,13 +165,17 @@ mod tests {
     }
 
     #[test]
-    fn a_node_key_is_bound_where_there_is_a_gate() {
+    fn a_node_key_is_bound_where_there_is_a_gate_or_in_the_gate_itself() {
         let keys = BootKeys::generate().expect("keys");
         let mut site = crate::workload::tests::site("amd-sev-snp");
         let bound = keys.bound(&site);
         assert_eq!((&bound.tls, bound.node), (keys.tls.public(), None));
         site.gate = Some(crate::workload::tests::gate());
         assert_eq!(keys.bound(&site).node.as_ref(), Some(keys.node.public()));
+        (site.gate, site.role) = (None, Role::Superlink);
+        assert_eq!(keys.bound(&site).node.as_ref(), Some(keys.node.public()));
+        site.role = Role::Server;
+        assert_eq!(keys.bound(&site).node, None);
     }
 
     #[test]

@@ -109,7 +109,7 @@ pub fn assemble(
     tree.write("etc/hostname", format!("{}\n", site.site).as_bytes(), Access::root(0o644))?;
     tree.folder(&site.container.workdir)?;
     mount_agent(&tree)?;
-    if site.gate.is_some() {
+    if keys::has_node(site) {
         write_node_key(&tree, &site.container.user, node)?;
     }
     Ok(Root { workload_log, tree })
