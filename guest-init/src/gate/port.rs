@@ -10,8 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::fs::{Uid, fchown};
-use rustix::io::Errno;
-use rustix::net::sockopt::{set_socket_linger, set_socket_reuseport, set_tcp_nodelay};
+use rustix::net::sockopt::{set_socket_linger, set_socket_reuseport, set_tcp_nodelay, socket_acceptconn};
 use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType, accept_with, bind, listen, shutdown, socket_with};
 
 /// Connections that wait to be accepted; the tunnel takes them at once.
@@ -56,11 +55,11 @@ impl Port {
     /// # Errors
     /// What shutdown(2) says.
     pub fn refuse(&self) -> io::Result<()> {
-        match shutdown(&self.socket, Shutdown::Both) {
-            // It was not listening.
-            Ok(()) | Err(Errno::NOTCONN) => Ok(()),
-            Err(errno) => Err(errno.into()),
+        // A shutdown while it does not listen would stay with it: the connections of the next time would begin with their end.
+        if socket_acceptconn(&self.socket)? {
+            shutdown(&self.socket, Shutdown::Both)?;
         }
+        Ok(())
     }
 
     /// The next connection, non-blocking; none if there is none, or the port does not listen.
@@ -91,6 +90,7 @@ mod tests {
     use std::io::{ErrorKind, Read, Write};
     use std::net::{SocketAddr, TcpListener};
 
+    use rustix::io::Errno;
     use rustix::net::sockopt::set_socket_reuseaddr;
     use rustix::process::geteuid;
 
@@ -170,6 +170,8 @@ mod tests {
         port.refuse().expect("refusing already");
         port.listen().expect("listens");
         let mut pending = TcpStream::connect(address).expect("connects");
+        assert!(pending.set_nonblocking(true).is_ok() && pending.peek(&mut [0; 1]).is_err(), "no end, no data: open");
+        pending.set_nonblocking(false).expect("blocking");
         let mut served = TcpStream::connect(address).expect("connects");
         let (mut one, other) = (accept(&port), accept(&port));
         drop(other);
