@@ -1,0 +1,316 @@
+//! Attested node keys at the SuperLink: registered before a site's first bytes, unregistered when their boot is surely over.
+//!
+//! A key that was unregistered is never taken again by a SuperLink (measured, 1.29 and 1.41), so that is for boots that cannot come
+//! back: another instance took the site's place, or nothing was seen of it for [`GIVEN_UP`]. A site that is cut keeps its key.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use coffer_token::lease::{NodeKey, NodeKeyError};
+use coffer_token::{Hex, Jkt};
+use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
+
+use super::command::{CommandError, Flwr};
+use super::node_key::openssh_line;
+use crate::layout::{LayoutError, private_folder, read_private, replace};
+use crate::leases::Leased;
+
+/// A guest whose network is gone goes on trying, with the same key, and an operator may keep a site cut for hours: a key unregistered too
+/// early keeps the node out until its machine is started again, one unregistered too late is a row in the SuperLink's list.
+const GIVEN_UP: Duration = Duration::from_secs(24 * 3600);
+
+/// How often what is due is tried again.
+const PAUSE: Duration = Duration::from_secs(30);
+
+/// How long a guest waits for its registration before it is told to come again; the work goes on meanwhile.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The state file does not serve.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NodesError {
+    /// It cannot be read or written.
+    #[error(transparent)]
+    File(#[from] LayoutError),
+    /// It is not of this version's shape.
+    #[error("{path}: {source}; hint: restore it; without it, old node keys stay registered at the SuperLink")]
+    Parse {
+        /// The file.
+        path: String,
+        /// Where and what.
+        source: serde_json::Error,
+    },
+}
+
+/// Why a node is not let in.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NodeRefusal {
+    /// A guest behind this Flower shows its node key.
+    #[error("site {site} has shown no node key; hint: its base is older than this gate")]
+    Missing {
+        /// The site.
+        site: String,
+    },
+    /// The site has as many keys at the SuperLink as it may have.
+    #[error("site {site} has {have} node keys at the SuperLink, at most {limit} are allowed")]
+    Limit {
+        /// The site.
+        site: String,
+        /// How many.
+        have: usize,
+        /// `node_keys_per_site`.
+        limit: u16,
+    },
+    /// The SuperLink is down, or slow.
+    #[error("the SuperLink cannot be asked about the node key of site {site}: {cause}")]
+    Unreachable {
+        /// The site.
+        site: String,
+        /// What happened.
+        cause: String,
+    },
+    /// It was reached and refused.
+    #[error("the SuperLink does not take the node key of site {site}: {cause}")]
+    Refused {
+        /// The site.
+        site: String,
+        /// What it said.
+        cause: String,
+    },
+}
+
+/// The keys of every site.
+#[derive(Debug)]
+pub struct Nodes {
+    flwr: Arc<Flwr>,
+    limit: u16,
+    file: PathBuf,
+    keys: PathBuf,
+    rows: Mutex<Vec<Row>>,
+    /// Keys whose registration is going on.
+    busy: Mutex<HashSet<Jkt>>,
+    due: Notify,
+}
+
+/// One key that the SuperLink knows, or may know.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Row {
+    site: String,
+    /// REPORT_ID of the boot that has the private half.
+    instance: Hex<32>,
+    /// Thumbprint of the key.
+    jkt: Jkt,
+    state: State,
+    /// Since when the site holds no lease with this key. By this process's clock: a restart begins anew.
+    #[serde(skip)]
+    gone: Option<Instant>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum State {
+    /// About to be registered. What a crash leaves.
+    Asked,
+    /// The SuperLink said that it knows the key; by which id, it does not say.
+    Known,
+    /// Registered as this node.
+    Node(u64),
+    /// The boot is over; this node is to be unregistered.
+    Over(u64),
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    v: u8,
+    nodes: Vec<Row>,
+}
+
+impl Nodes {
+    /// Reads what earlier processes registered.
+    ///
+    /// # Errors
+    /// See [`NodesError`].
+    pub fn open(flwr: Arc<Flwr>, folder: &Path, limit: u16) -> Result<Arc<Self>, NodesError> {
+        let (file, keys) = (folder.join("nodes.json"), folder.join("keys"));
+        if !keys.is_dir() {
+            private_folder(&keys)?;
+        }
+        let mut rows = vec![];
+        if file.exists() {
+            let bytes = read_private(&file)?;
+            let read: File =
+                serde_json::from_slice(&bytes).map_err(|source| NodesError::Parse { path: file.display().to_string(), source })?;
+            rows = read.nodes;
+        }
+        let now = Instant::now();
+        rows.iter_mut().for_each(|row| row.gone = Some(now));
+        Ok(Arc::new(Self { flwr, limit, file, keys, rows: Mutex::new(rows), busy: Mutex::default(), due: Notify::new() }))
+    }
+
+    /// Has the SuperLink know the node key of a site before its lease begins.
+    ///
+    /// # Errors
+    /// See [`NodeRefusal`].
+    pub async fn admit(self: &Arc<Self>, leased: &Leased) -> Result<(), NodeRefusal> {
+        let site = leased.site.clone();
+        let Some(node) = leased.node.clone() else { return Err(NodeRefusal::Missing { site }) };
+        let refused = |error: &dyn std::fmt::Display| NodeRefusal::Refused { site: leased.site.clone(), cause: error.to_string() };
+        let jkt = node.thumbprint().map_err(|error| refused(&error))?;
+        match self.reserve(leased, jkt).map_err(|error| refused(&error))? {
+            Place::Known => return Ok(()),
+            Place::Full(have) => return Err(NodeRefusal::Limit { site, have, limit: self.limit }),
+            Place::Reserved => {}
+        }
+        if !self.busy().insert(jkt) {
+            return Err(NodeRefusal::Unreachable { site, cause: "it is being asked".to_owned() });
+        }
+        // A task of its own: a guest that goes away, or is told to come again, does not interrupt a registration.
+        let nodes = Arc::clone(self);
+        let asked = tokio::spawn(async move {
+            let done = nodes.register(jkt, &node).await;
+            nodes.busy().remove(&jkt);
+            done
+        });
+        let unreachable = |cause: String| NodeRefusal::Unreachable { site: site.clone(), cause };
+        match tokio::time::timeout(PATIENCE, asked).await {
+            Ok(Ok(Ok(()))) => Ok(()),
+            Ok(Ok(Err(RegisterError::Command(error @ (CommandError::Unreachable { .. } | CommandError::Timeout { .. }))))) => {
+                Err(unreachable(error.to_string()))
+            }
+            Ok(Ok(Err(error))) => Err(refused(&error)),
+            Ok(Err(_)) => Err(refused(&"the task that asks it has panicked")),
+            Err(_) => Err(unreachable(format!("no answer within {} s", PATIENCE.as_secs()))),
+        }
+    }
+
+    /// The lease is over. Its key stays, for now.
+    pub fn gone(&self, leased: &Leased) {
+        for row in self.rows().iter_mut().filter(|row| row.site == leased.site && row.instance == leased.instance) {
+            row.gone.get_or_insert_with(Instant::now);
+        }
+    }
+
+    /// Unregisters what is due, for ever.
+    pub async fn tend(self: Arc<Self>) {
+        loop {
+            for (row, node) in self.over(Instant::now()) {
+                match self.flwr.unregister(node).await {
+                    Ok(()) | Err(CommandError::Unknown { .. }) => {
+                        tracing::info!(site = row.site, node_key = %row.jkt, node, "unregistered the node of a boot that is over");
+                        self.rows().retain(|other| other.jkt != row.jkt);
+                        self.save_or_warn();
+                    }
+                    Err(error) => tracing::warn!(site = row.site, node_key = %row.jkt, node, %error, "cannot unregister a node; trying again"),
+                }
+            }
+            let _ = tokio::time::timeout(PAUSE, self.due.notified()).await;
+        }
+    }
+
+    /// Marks and lists the nodes whose boots are over.
+    fn over(&self, now: Instant) -> Vec<(Row, u64)> {
+        let mut rows = self.rows();
+        for row in rows.iter_mut() {
+            let given_up = row.gone.is_some_and(|gone| now.saturating_duration_since(gone) >= GIVEN_UP);
+            if let (State::Node(node), true) = (row.state, given_up) {
+                row.state = State::Over(node);
+            }
+        }
+        rows.retain(|row| !(row.state == State::Known && row.gone.is_some_and(|gone| now.saturating_duration_since(gone) >= GIVEN_UP)));
+        let over = |row: &Row| if let State::Over(node) = row.state { Some((row.clone(), node)) } else { None };
+        rows.iter().filter_map(over).collect()
+    }
+
+    fn reserve(&self, leased: &Leased, jkt: Jkt) -> Result<Place, NodesError> {
+        let mut rows = self.rows();
+        if let Some(row) = rows.iter_mut().find(|row| row.jkt == jkt) {
+            row.gone = None;
+            return Ok(if matches!(row.state, State::Known | State::Node(_)) { Place::Known } else { Place::Reserved });
+        }
+        // Another boot of this site: those before it are over, whatever becomes of this one. What never reached the SuperLink as a
+        // node that can be named is forgotten.
+        rows.retain(|row| row.site != leased.site || !matches!(row.state, State::Asked | State::Known));
+        for row in rows.iter_mut().filter(|row| row.site == leased.site) {
+            if let State::Node(node) = row.state {
+                row.state = State::Over(node);
+            }
+        }
+        self.due.notify_one();
+        let have = rows.iter().filter(|row| row.site == leased.site).count();
+        if have >= usize::from(self.limit) {
+            return Ok(Place::Full(have));
+        }
+        rows.push(Row { site: leased.site.clone(), instance: leased.instance, jkt, state: State::Asked, gone: None });
+        drop(rows);
+        self.save()?;
+        Ok(Place::Reserved)
+    }
+
+    async fn register(&self, jkt: Jkt, node: &NodeKey) -> Result<(), RegisterError> {
+        let file = self.keys.join(format!("{jkt}.pub"));
+        replace(&file, 0o600, openssh_line(node)?.as_bytes())?;
+        let answer = self.flwr.register(&file).await;
+        let _ = std::fs::remove_file(&file);
+        let state = match answer {
+            Ok(node) => State::Node(node),
+            Err(CommandError::KeyInUse { .. }) => State::Known,
+            Err(error) => return Err(error.into()),
+        };
+        let site = self.rows().iter_mut().find(|row| row.jkt == jkt).map(|row| {
+            row.state = state;
+            row.site.clone()
+        });
+        self.save()?;
+        match state {
+            State::Node(node) => tracing::info!(site, node_key = %jkt, node, "registered a node at the SuperLink"),
+            _ => tracing::warn!(site, node_key = %jkt, "the SuperLink knows this node key already; its node id is not known here"),
+        }
+        Ok(())
+    }
+
+    fn save(&self) -> Result<(), NodesError> {
+        let nodes = self.rows();
+        let bytes = serde_json::to_vec_pretty(&File { v: 1, nodes: nodes.clone() });
+        let bytes = bytes.map_err(|source| NodesError::Parse { path: self.file.display().to_string(), source })?;
+        // Under the lock, so that an older state never replaces a newer one.
+        Ok(replace(&self.file, 0o600, &bytes)?)
+    }
+
+    fn save_or_warn(&self) {
+        if let Err(error) = self.save() {
+            tracing::warn!(%error, "what is registered is known to this process only");
+        }
+    }
+
+    fn rows(&self) -> MutexGuard<'_, Vec<Row>> {
+        self.rows.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn busy(&self) -> MutexGuard<'_, HashSet<Jkt>> {
+        self.busy.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+enum Place {
+    Known,
+    Reserved,
+    Full(usize),
+}
+
+#[derive(Debug, thiserror::Error)]
+enum RegisterError {
+    #[error(transparent)]
+    Command(#[from] CommandError),
+    #[error(transparent)]
+    File(#[from] NodesError),
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    #[error(transparent)]
+    Key(#[from] NodeKeyError),
+}

@@ -1,0 +1,283 @@
+//! Runs: whether one may start, which are going on, and what happens to them when a required site is lost.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use coffer_token::Jkt;
+use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
+use tokio::sync::broadcast::Receiver;
+use tokio::sync::broadcast::error::RecvError;
+
+use super::command::{CommandError, Flwr};
+use super::config::{OnLoss, Require, Runs as Settings};
+use super::rule::{Shortfall, holds};
+use crate::layout::{LayoutError, read_private, replace};
+use crate::leases::{Change, Leased, Leases};
+
+/// A site that held no lease for so long is none of "all" any more.
+const FORGOTTEN: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// How long sites have to come back to a gate that was restarted while a run goes on.
+const GRACE: Duration = Duration::from_secs(120);
+
+/// How often the rule is looked at without being told to, and a `flwr stop` that failed tried again.
+const PAUSE: Duration = Duration::from_secs(5);
+
+/// More runs than this at a time make the gate ask which have ended.
+const TRACKED: usize = 64;
+
+/// The state file does not serve.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunsError {
+    /// It cannot be read or written.
+    #[error(transparent)]
+    File(#[from] LayoutError),
+    /// It is not of this version's shape.
+    #[error("{path}: {source}; hint: without it, runs that are going on are not looked after")]
+    Parse {
+        /// The file.
+        path: String,
+        /// Where and what.
+        source: serde_json::Error,
+    },
+}
+
+/// Every run that was started through the Control front, and every site that was here.
+#[derive(Debug)]
+pub struct Runs {
+    settings: Settings,
+    leases: Arc<Leases>,
+    flwr: Arc<Flwr>,
+    file: PathBuf,
+    known: Mutex<Known>,
+    paused: AtomicBool,
+    started: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    runs: BTreeSet<u64>,
+    sites: BTreeMap<String, Site>,
+}
+
+#[derive(Debug)]
+struct Site {
+    /// Unix seconds of this machine's clock.
+    seen: u64,
+    /// Since when it holds no lease, by which code, and with which key. `None`: it has one, or has had none since the gate started.
+    ended: Option<(Instant, &'static str, Jkt)>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    v: u8,
+    runs: BTreeSet<u64>,
+    sites: BTreeMap<String, u64>,
+}
+
+/// Where the watch stands.
+struct Watch {
+    /// Until when a rule that never held since the start is waited for.
+    grace: Option<Instant>,
+    /// Whether the rule was broken when last looked at.
+    broken: bool,
+    /// Runs that were dealt with in this breach.
+    handled: BTreeSet<u64>,
+}
+
+impl Runs {
+    /// Reads what earlier processes knew.
+    ///
+    /// # Errors
+    /// See [`RunsError`].
+    pub fn open(settings: Settings, leases: Arc<Leases>, flwr: Arc<Flwr>, folder: &Path) -> Result<Arc<Self>, RunsError> {
+        let file = folder.join("runs.json");
+        let mut known = Known::default();
+        if file.exists() {
+            let bytes = read_private(&file)?;
+            let read: File =
+                serde_json::from_slice(&bytes).map_err(|source| RunsError::Parse { path: file.display().to_string(), source })?;
+            known.runs = read.runs;
+            known.sites = read.sites.into_iter().map(|(site, seen)| (site, Site { seen, ended: None })).collect();
+        }
+        let (paused, started) = (AtomicBool::new(false), Notify::new());
+        Ok(Arc::new(Self { settings, leases, flwr, file, known: Mutex::new(known), paused, started }))
+    }
+
+    /// Whether the sites that a run needs hold a lease.
+    ///
+    /// # Errors
+    /// What is missing.
+    pub fn may_start(&self) -> Result<(), Shortfall> {
+        let leased = self.leases.current().iter().map(|leased| leased.site.clone()).collect();
+        let now = Instant::now();
+        let known = self.known();
+        let since = |site: &Site| site.ended.map(|(at, code, _)| (now.saturating_duration_since(at), code));
+        let sites = known.sites.iter().map(|(name, site)| (name.clone(), since(site))).collect();
+        holds(&self.settings.require, &leased, &sites)
+    }
+
+    /// Whether runs need any site at all.
+    pub fn need_sites(&self) -> bool {
+        self.settings.require != Require::None
+    }
+
+    /// Whether nodes get no work.
+    pub fn are_paused(&self) -> bool {
+        self.paused.load(Ordering::Acquire)
+    }
+
+    /// The SuperLink has started this run.
+    pub fn started(&self, run: u64) {
+        tracing::info!(run, "a run is started");
+        self.known().runs.insert(run);
+        self.save_or_warn();
+        self.started.notify_one();
+    }
+
+    /// Follows the leases, for as long as the process lives.
+    pub async fn watch(self: Arc<Self>, mut changes: Receiver<Change>) {
+        self.leases.current().iter().for_each(|leased| self.admitted(leased));
+        let mut watch = Watch { grace: Some(Instant::now() + GRACE), broken: false, handled: BTreeSet::new() };
+        loop {
+            tokio::select! {
+                change = changes.recv() => match change {
+                    Ok(change) => self.note(&change),
+                    Err(RecvError::Lagged(_)) => self.leases.current().iter().for_each(|leased| self.admitted(leased)),
+                    Err(RecvError::Closed) => return,
+                },
+                () = self.started.notified() => {}
+                () = tokio::time::sleep(PAUSE) => {}
+            }
+            while let Ok(change) = changes.try_recv() {
+                self.note(&change);
+            }
+            self.settle(&mut watch).await;
+        }
+    }
+
+    fn note(&self, change: &Change) {
+        match change {
+            Change::Admitted(leased) => self.admitted(leased),
+            Change::Ended { leased, code } => {
+                if let Some(site) = self.known().sites.get_mut(&leased.site) {
+                    site.ended = Some((Instant::now(), code, leased.jkt));
+                }
+            }
+        }
+    }
+
+    fn admitted(&self, leased: &Leased) {
+        let now = unix_seconds();
+        let mut known = self.known();
+        known.sites.retain(|_, site| now.saturating_sub(site.seen) < FORGOTTEN.as_secs());
+        let before = known.sites.insert(leased.site.clone(), Site { seen: now, ended: None });
+        drop(known);
+        if before.is_none_or(|site| now.saturating_sub(site.seen) > 3600) {
+            self.save_or_warn();
+        }
+    }
+
+    async fn settle(&self, watch: &mut Watch) {
+        if self.known().runs.len() > TRACKED {
+            self.forget_ended().await;
+        }
+        match self.may_start() {
+            Ok(()) => {
+                if watch.broken {
+                    tracing::info!(resumed = self.are_paused(), "the sites that runs need hold their leases again");
+                }
+                self.paused.store(false, Ordering::Release);
+                *watch = Watch { grace: None, broken: false, handled: BTreeSet::new() };
+            }
+            Err(_) if watch.grace.is_some_and(|until| Instant::now() < until) => {}
+            Err(shortfall) => self.breach(watch, &shortfall).await,
+        }
+    }
+
+    /// A required site is lost: deals with every run that is going on, once.
+    async fn breach(&self, watch: &mut Watch, shortfall: &Shortfall) {
+        watch.broken = true;
+        let mut due: BTreeSet<u64> = self.known().runs.difference(&watch.handled).copied().collect();
+        if due.is_empty() {
+            return;
+        }
+        // First of all: no work in the seconds that it takes to ask which runs have ended.
+        self.paused.store(self.settings.on_loss == OnLoss::Pause, Ordering::Release);
+        if self.forget_ended().await {
+            due.retain(|run| self.known().runs.contains(run));
+        }
+        let (site, key) = self.last_lost(shortfall);
+        for run in due {
+            match self.settings.on_loss {
+                OnLoss::Continue => tracing::warn!(run, site, key, why = %shortfall, "a run goes on without a site it needs"),
+                OnLoss::Pause => tracing::warn!(run, site, key, why = %shortfall, "a run is paused"),
+                OnLoss::Stop => match self.flwr.stop(run).await {
+                    Ok(()) | Err(CommandError::Unknown { .. }) => {
+                        tracing::warn!(run, site, key, why = %shortfall, "a run is stopped");
+                        self.known().runs.remove(&run);
+                        self.save_or_warn();
+                    }
+                    Err(error) => {
+                        tracing::warn!(run, site, key, %error, "a run is to be stopped and goes on; trying again");
+                        continue;
+                    }
+                },
+            }
+            watch.handled.insert(run);
+        }
+        if self.known().runs.is_empty() {
+            self.paused.store(false, Ordering::Release);
+        }
+    }
+
+    /// Asks the SuperLink which runs have ended; whether it answered.
+    async fn forget_ended(&self) -> bool {
+        match self.flwr.runs().await {
+            Ok(runs) => {
+                self.known().runs.retain(|run| runs.get(run) == Some(&false));
+                self.save_or_warn();
+                true
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot ask which runs have ended");
+                false
+            }
+        }
+    }
+
+    /// The missing site that was lost last, and its key.
+    fn last_lost(&self, shortfall: &Shortfall) -> (Option<String>, Option<String>) {
+        let known = self.known();
+        let lost = shortfall.lacking.iter().filter_map(|lacking| {
+            let (at, _, jkt) = known.sites.get(&lacking.site)?.ended?;
+            Some((at, lacking.site.clone(), jkt.to_string()))
+        });
+        lost.max_by_key(|(at, ..)| *at).map_or((None, None), |(_, site, key)| (Some(site), Some(key)))
+    }
+
+    fn save_or_warn(&self) {
+        let known = self.known();
+        let sites = known.sites.iter().map(|(name, site)| (name.clone(), site.seen)).collect();
+        let text = serde_json::to_vec_pretty(&File { v: 1, runs: known.runs.clone(), sites });
+        // Under the lock, so that an older state never replaces a newer one.
+        let saved = text.map_err(|error| error.to_string()).and_then(|text| replace(&self.file, 0o600, &text).map_err(|error| error.to_string()));
+        if let Err(error) = saved {
+            tracing::warn!(error, "what runs are going on is known to this process only");
+        }
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
