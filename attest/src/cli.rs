@@ -14,6 +14,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use coffer_manifest::ProjectName;
 
 pub use admin::{AdminCommand, Bearer};
 pub use appraise::Appraise;
@@ -103,6 +104,8 @@ pub enum Command {
     Status(Status),
     /// Explain a refusal or an attestation: the rule, both values, where to change it
     Explain(Explain),
+    /// Print the part of a gate's settings that is about this service
+    GateSettings(GateSettings),
     /// Appraise evidence from a file: every check with its verdict, no service needed
     Appraise(Appraise),
     /// Print every code a peer can be told, its meaning and its remedy
@@ -154,6 +157,29 @@ pub struct Serve {
 #[derive(Debug, Args)]
 pub struct Reasons {
     /// Print them as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `gate-settings`
+#[derive(Debug, Args)]
+pub struct GateSettings {
+    /// The gate's project
+    #[arg(long, value_name = "NAME")]
+    pub project: ProjectName,
+    /// Service folder on this machine; stands for --url and --ca
+    #[arg(long, conflicts_with_all = ["url", "tls_name", "ca"], required_unless_present_any = ["url", "ca"])]
+    pub dir: Option<PathBuf>,
+    /// Address of the service, as the gate will reach it
+    #[arg(long, value_name = "https://HOST:PORT", requires = "ca")]
+    pub url: Option<String>,
+    /// Name in the service's certificate, where it is not the host in --url
+    #[arg(long, value_name = "NAME")]
+    pub tls_name: Option<String>,
+    /// CA certificate of the service, PEM; the gate trusts nothing else
+    #[arg(long, value_name = "FILE", requires = "url")]
+    pub ca: Option<PathBuf>,
+    /// Print it as JSON
     #[arg(long)]
     pub json: bool,
 }

@@ -44,6 +44,7 @@ fn main() -> ExitCode {
         Command::Policy { command } => command::policy::run(command),
         Command::Collateral { command } => command::collateral::run(command),
         Command::Explain(args) => command::explain::run(args),
+        Command::GateSettings(args) => command::gate_settings::run(args),
         Command::Appraise(args) => command::appraise::run(args),
         Command::Reasons(args) => reason::print(args),
         Command::Revoke(args) => command::revocation::revoke(args),

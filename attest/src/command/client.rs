@@ -1,6 +1,7 @@
 //! The admin's side of the wire: HTTPS to one pinned service, every call signed.
 
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::Path;
 use std::time::Duration;
 
 use coffer_protocol::ErrorInformation;
@@ -30,18 +31,24 @@ const MAX_ANSWER_BYTES: u64 = 64 << 20;
 /// A pinned service and an admin's key.
 #[derive(Debug)]
 pub struct Client {
+    service: Pinned,
+    signer: AdminSigner,
+}
+
+/// A service that is who it says it is, and nobody's key.
+#[derive(Debug)]
+pub struct Pinned {
     agent: ureq::Agent,
     url: String,
     tls_name: String,
     port: u16,
-    signer: AdminSigner,
 }
 
 /// Goes to one address, whatever the name: the certificate, not the resolver, says who that is.
 #[derive(Debug)]
-struct Pinned(Vec<SocketAddr>);
+struct Addresses(Vec<SocketAddr>);
 
-impl Resolver for Pinned {
+impl Resolver for Addresses {
     fn resolve(&self, _: &Uri, _: &ureq::config::Config, _: NextTimeout) -> Result<ResolvedSocketAddrs, ureq::Error> {
         let mut addresses = self.empty();
         for address in self.0.iter().take(MAX_ADDRESSES) {
@@ -61,24 +68,11 @@ impl Client {
     /// Files that do not read, a URL that does not resolve.
     pub fn new(access: &Access) -> Result<Self, Failure> {
         let Target { url, tls_name, ca, admin_key } = target(access)?;
-        let (host, port) = host_and_port(&url)?;
-        let addresses = (host.as_str(), port).to_socket_addrs().map(Iterator::collect).map_err(|e| unreachable(&url, &e))?;
-        let roots = certificates(&ca).or_fail("cannot use the CA")?;
+        let service = Pinned::new(url, tls_name, &ca)?;
         let pem = read_private(&admin_key).or_fail("cannot use the admin key")?;
         let pem = std::str::from_utf8(&pem).or_fail("cannot use the admin key")?;
         let signer = AdminSigner::from_pem(pem).or_fail(&format!("cannot use the admin key {}", admin_key.display()))?;
-        let tls = client_config(&roots);
-        let config = ureq::Agent::config_builder()
-            .tls_config(tls)
-            .https_only(true)
-            .http_status_as_error(false)
-            .max_redirects(0)
-            .proxy(None)
-            .timeout_global(Some(TIMEOUT))
-            .build();
-        let agent = ureq::Agent::with_parts(config, DefaultConnector::default(), Pinned(addresses));
-        let tls_name = tls_name.unwrap_or(host);
-        Ok(Self { agent, url, tls_name, port, signer })
+        Ok(Self { service, signer })
     }
 
     /// Reads.
@@ -102,16 +96,54 @@ impl Client {
     /// # Errors
     /// [`Exit::Unreachable`] without an answer, [`Exit::Refused`] with a refusal.
     fn call<T: DeserializeOwned>(&self, method: &Method, path: &str, body: &[u8]) -> Result<T, Failure> {
-        let call = Call { audience: &self.tls_name, method: method.as_str(), path, body };
+        let call = Call { audience: &self.service.tls_name, method: method.as_str(), path, body };
         let id = data_encoding::HEXLOWER.encode(&random::<16>().or_fail("cannot sign")?);
         let token = self.signer.sign(&call, &id, UnixTime(unix_now()), CALL_LIFETIME_S).or_fail("cannot sign")?;
-        let request = Request::builder()
-            .method(method)
-            .uri(format!("https://{}:{}{path}", self.tls_name, self.port))
-            .header("authorization", format!("Bearer {token}"))
-            .header("content-type", "application/json")
-            .body(body.to_vec())
-            .or_fail("cannot make a request")?;
+        self.service.send(method, path, &[("authorization", &format!("Bearer {token}")), ("content-type", "application/json")], body)
+    }
+}
+
+impl Pinned {
+    /// Connects nothing yet; reads the CA. Without a name, the certificate must have the host in `url`.
+    ///
+    /// # Errors
+    /// A file that does not read, a URL that does not resolve.
+    pub fn new(url: String, tls_name: Option<String>, ca: &Path) -> Result<Self, Failure> {
+        let (host, port) = host_and_port(&url)?;
+        let addresses = (host.as_str(), port).to_socket_addrs().map(Iterator::collect).map_err(|e| unreachable(&url, &e))?;
+        let roots = certificates(ca).or_fail("cannot use the CA")?;
+        let config = ureq::Agent::config_builder()
+            .tls_config(client_config(&roots))
+            .https_only(true)
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .proxy(None)
+            .timeout_global(Some(TIMEOUT))
+            .build();
+        let agent = ureq::Agent::with_parts(config, DefaultConnector::default(), Addresses(addresses));
+        Ok(Self { agent, tls_name: tls_name.unwrap_or(host), url, port })
+    }
+
+    /// The name that its certificate must have.
+    #[must_use]
+    pub fn tls_name(&self) -> &str {
+        &self.tls_name
+    }
+
+    /// Reads what anybody may.
+    ///
+    /// # Errors
+    /// As for an admin's call.
+    pub fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+        self.send(&Method::GET, path, &[], &[])
+    }
+
+    fn send<T: DeserializeOwned>(&self, method: &Method, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Result<T, Failure> {
+        let mut request = Request::builder().method(method).uri(format!("https://{}:{}{path}", self.tls_name, self.port));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(body.to_vec()).or_fail("cannot make a request")?;
         // A GET with a body, even an empty one, is not something ureq sends.
         let answer = match *method {
             Method::GET => self.agent.run(request.map(|_| ())),
@@ -134,6 +166,21 @@ struct Target {
     admin_key: std::path::PathBuf,
 }
 
+/// Where the service of a folder listens, and the name in its certificate.
+///
+/// # Errors
+/// If it does not run.
+pub fn listening(dir: &Path) -> Result<(String, String), Failure> {
+    let layout = Layout::new(dir);
+    let config = Config::read(&layout.config()).or_fail("cannot read the settings")?;
+    let noted = read_small(&layout.listening()).map_err(|e| {
+        Failure::new(format!("the service of {} does not run: {e}", dir.display()))
+            .exit(Exit::Unreachable)
+            .hint(format!("coffer-attest serve --dir {} --listen ADDRESS:PORT", dir.display()))
+    })?;
+    Ok((String::from_utf8_lossy(&noted).trim().to_owned(), config.tls_name))
+}
+
 fn target(access: &Access) -> Result<Target, Failure> {
     if let (Some(url), Some(ca), Some(admin_key)) = (&access.url, &access.ca, &access.admin_key) {
         let tls_name = access.tls_name.clone();
@@ -142,15 +189,9 @@ fn target(access: &Access) -> Result<Target, Failure> {
     let Some(dir) = &access.dir else {
         return Err(Failure::new("no service named").hint("give --dir, or --url with --ca and --admin-key"));
     };
+    let (url, tls_name) = listening(dir)?;
     let layout = Layout::new(dir);
-    let config = Config::read(&layout.config()).or_fail("cannot read the settings")?;
-    let noted = read_small(&layout.listening()).map_err(|e| {
-        Failure::new(format!("the service of {} does not run: {e}", dir.display()))
-            .exit(Exit::Unreachable)
-            .hint(format!("coffer-attest serve --dir {} --listen ADDRESS:PORT", dir.display()))
-    })?;
-    let url = String::from_utf8_lossy(&noted).trim().to_owned();
-    Ok(Target { url, tls_name: Some(config.tls_name), ca: layout.tls_ca(), admin_key: layout.admin_key() })
+    Ok(Target { url, tls_name: Some(tls_name), ca: layout.tls_ca(), admin_key: layout.admin_key() })
 }
 
 fn host_and_port(url: &str) -> Result<(String, u16), Failure> {

@@ -7,6 +7,7 @@ mod audit_chain;
 mod client;
 pub mod collateral;
 pub mod explain;
+pub mod gate_settings;
 pub mod init;
 pub mod keys;
 mod offline;

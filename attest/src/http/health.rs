@@ -1,4 +1,4 @@
-//! `GET /healthz`: the service runs and its database answers.
+//! `GET /healthz`: the service runs and its database answers; and what a relying party has to know of it.
 
 use std::sync::Arc;
 
@@ -14,6 +14,10 @@ use super::{Service, blocking};
 pub struct Health {
     status: &'static str,
     root_of_trust: String,
+    /// `iss` of every token.
+    issuer: String,
+    /// `aud` of job tokens.
+    audience: String,
 }
 
 /// Touches the database once.
@@ -21,7 +25,8 @@ pub async fn health(State(service): State<Arc<Service>>) -> Result<Json<Health>,
     blocking(&service, |service| {
         let store = service.store();
         store.ark().map_err(|e| Problem::internal(&e))?;
-        Ok(Json(Health { status: "ok", root_of_trust: store.root_of_trust().to_string() }))
+        let (issuer, audience) = (service.judge.issuer().to_owned(), service.judge.audience().to_owned());
+        Ok(Json(Health { status: "ok", root_of_trust: store.root_of_trust().to_string(), issuer, audience }))
     })
     .await
 }

@@ -97,6 +97,12 @@ impl Judge {
         &self.issuer
     }
 
+    /// `aud` of every job token.
+    #[must_use]
+    pub fn audience(&self) -> &str {
+        &self.audience
+    }
+
     /// What `init` fixed.
     #[must_use]
     pub const fn root_of_trust(&self) -> RootOfTrust {

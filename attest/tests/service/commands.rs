@@ -7,7 +7,7 @@ use std::path::Path;
 use coffer_evidence::Family;
 use serde_json::Value;
 
-use crate::support::{Service, host_data, program, simulator, stderr};
+use crate::support::{Service, TLS_NAME, host_data, program, simulator, stderr};
 
 fn mode(path: &Path) -> u32 {
     fs::metadata(path).unwrap().permissions().mode() & 0o7777
@@ -172,4 +172,31 @@ fn exit_codes_tell_mistakes_apart() {
     fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
     assert_eq!(list(&url, &ca, &key).status.code(), Some(4));
     assert_eq!(program(&["site", "list", "--dir", dir]).status.code(), Some(4));
+}
+
+#[test]
+fn a_gate_is_told_what_it_has_to_know_of_the_service() {
+    let service = Service::simulated();
+    let (dir, ca) = (service.path(), service.path().join("tls/ca.pem"));
+    let of_folder = program(&["gate-settings", "--project", "demo", "--dir", dir.to_str().unwrap()]);
+    let by_url = ["--url", &service.url, "--tls-name", TLS_NAME, "--ca", ca.to_str().unwrap()];
+    let of_url = program(&[&["gate-settings", "--project", "demo"], &by_url[..]].concat());
+    assert!(of_folder.status.success() && of_url.status.success(), "{}{}", stderr(&of_folder), stderr(&of_url));
+    let text = String::from_utf8(of_folder.stdout).unwrap();
+    assert_eq!(text, String::from_utf8(of_url.stdout).unwrap());
+    let read: toml::Table = toml::from_str(&text).unwrap();
+    let said = read["service"].as_table().unwrap();
+    let member = |name: &str| said[name].as_str().unwrap().to_owned();
+    assert_eq!(said["urls"].as_array().unwrap(), &[toml::Value::String(service.url.clone())]);
+    assert_eq!((member("tls_name"), member("issuer")), (TLS_NAME.to_owned(), format!("https://{TLS_NAME}")));
+    assert_eq!((member("audience"), member("project")), ("coffer".to_owned(), "demo".to_owned()));
+    assert_eq!(member("root_of_trust"), service.root_of_trust.to_string());
+    assert_eq!(fs::read(member("ca")).unwrap(), fs::read(&ca).unwrap());
+    let refused =
+        |args: &[&str], code: i32| assert_eq!(program(&[&["gate-settings"], args].concat()).status.code(), Some(code), "{args:?}");
+    refused(&["--project", "No Name", "--dir", dir.to_str().unwrap()], 2);
+    refused(&["--project", "demo", "--url", &service.url], 2);
+    refused(&["--project", "demo"], 2);
+    // Another name than the certificate's is not the service.
+    refused(&["--project", "demo", "--url", &service.url, "--tls-name", "other.demo.test", "--ca", ca.to_str().unwrap()], 4);
 }
