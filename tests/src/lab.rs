@@ -5,6 +5,7 @@
 
 mod archive;
 mod boot;
+mod flower;
 mod gate;
 mod upstream;
 mod workload;
@@ -23,6 +24,7 @@ use tempfile::TempDir;
 use crate::repo;
 pub use archive::{SECRET_MARK, blob, busybox_image};
 pub use boot::{Boot, Running};
+pub use flower::{Flower, Process};
 pub use gate::{WORKLOAD_SERVER, eventually};
 pub use upstream::{Seen, Upstream};
 pub use workload::{Reports, Workload};

@@ -20,6 +20,7 @@ pub struct Running {
     child: Child,
     run_dir: PathBuf,
     began: Instant,
+    limit: Duration,
 }
 
 /// How a VM's run went.
@@ -36,23 +37,24 @@ pub struct Boot {
 }
 
 impl Running {
-    /// Starts `launch_vm.sh --simulate`.
+    /// Starts `launch_vm.sh --simulate`; `--timeout S` among `args` is the longest the VM is waited for.
     ///
     /// # Panics
     /// If it cannot be started.
     #[must_use]
     pub fn start(bundle: &Bundle, simulator: &Path, args: &[&OsStr]) -> Self {
+        let own = args.windows(2).find(|pair| pair[0] == "--timeout").and_then(|pair| pair[1].to_str()?.parse().ok());
+        let limit = own.map_or(BOOT_LIMIT, Duration::from_secs);
         let run_dir = bundle.dir.join("run");
         let _ = fs::remove_dir_all(&run_dir);
         fs::create_dir_all(&run_dir).expect("a run folder");
         let said = fs::File::create(run_dir.join("said")).expect("a file");
-        let limit = BOOT_LIMIT.as_secs().to_string();
         let mut launch = Command::new(bundle.file("launch_vm.sh"));
-        launch.args(["--simulate", "--memory", "1024", "--timeout", &limit, "--simulator-state"]).arg(simulator);
-        // A test's own `--simulator` comes later and wins.
+        launch.args(["--simulate", "--memory", "1024", "--timeout", &BOOT_LIMIT.as_secs().to_string(), "--simulator-state"]).arg(simulator);
+        // A test's own `--simulator` or `--timeout` comes later and wins.
         launch.arg("--simulator").arg(repo::program("coffer-simulator")).args(args);
         launch.stdin(Stdio::null()).stdout(said.try_clone().expect("a handle")).stderr(said);
-        Self { child: launch.spawn().expect("launch_vm.sh starts"), run_dir, began: Instant::now() }
+        Self { child: launch.spawn().expect("launch_vm.sh starts"), run_dir, began: Instant::now(), limit }
     }
 
     /// The console so far.
@@ -68,7 +70,7 @@ impl Running {
     pub fn wait_for(&mut self, mark: &str) {
         while !self.console().contains(mark) {
             let ended = self.child.try_wait().expect("its state");
-            let late = self.began.elapsed() > BOOT_LIMIT;
+            let late = self.began.elapsed() > self.limit;
             assert!(ended.is_none() && !late, "no `{mark}` ({ended:?})\n{}", text(&self.run_dir.join("said")) + &self.console());
             sleep(Duration::from_millis(50));
         }
@@ -84,7 +86,7 @@ impl Running {
             if let Some(status) = self.child.try_wait().expect("its state") {
                 break status;
             }
-            assert!(self.began.elapsed() < BOOT_LIMIT + Duration::from_secs(40), "launch_vm.sh does not end:\n{}", self.console());
+            assert!(self.began.elapsed() < self.limit + Duration::from_secs(40), "launch_vm.sh does not end:\n{}", self.console());
             sleep(Duration::from_millis(50));
         };
         let said = text(&self.run_dir.join("said"));
@@ -105,6 +107,29 @@ impl Running {
             writeln!(socket, "{{\"execute\":\"{command}\"}}").expect("a QMP command is taken");
             while !answer().contains("\"return\"") {}
         }
+    }
+
+    /// How many TCP connections QEMU holds open for this guest to a port of this machine's loopback.
+    ///
+    /// # Panics
+    /// If the kernel's table of connections cannot be read.
+    #[must_use]
+    pub fn connections_to(&self, port: u16) -> usize {
+        let bundle = self.run_dir.parent().map(|dir| dir.display().to_string()).unwrap_or_default();
+        let is_qemu = |process: &Path| {
+            let line = fs::read(process.join("cmdline")).unwrap_or_default();
+            let line = String::from_utf8_lossy(&line).into_owned();
+            line.starts_with("qemu-system") && line.contains(&bundle)
+        };
+        let processes = fs::read_dir("/proc").expect("/proc").flatten().map(|entry| entry.path());
+        let files = processes.filter(|process| is_qemu(process)).flat_map(|process| fs::read_dir(process.join("fd")).into_iter().flatten());
+        let own: Vec<PathBuf> = files.flatten().filter_map(|file| fs::read_link(file.path()).ok()).collect();
+        // proc(5): `sl local remote state … inode`, in hexadecimal; state 01 is ESTABLISHED.
+        let table = fs::read_to_string("/proc/net/tcp").expect("the kernel's table");
+        let rows = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let remote = format!("0100007F:{port:04X}");
+        let open = rows.filter(|row| row.len() > 9 && row[2] == remote && row[3] == "01");
+        open.filter(|row| own.iter().any(|file| file.as_os_str() == format!("socket:[{}]", row[9]).as_str())).count()
     }
 
     /// The command lines of this VM's processes: QEMU and the simulator.

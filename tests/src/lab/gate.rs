@@ -44,6 +44,12 @@ impl Lab {
         Service::start(serve, self.path("gate.log"), self.gate_port)
     }
 
+    /// The port of loopback that the lab's gate listens on.
+    #[must_use]
+    pub fn gate_port(&self) -> u16 {
+        self.gate_port
+    }
+
     /// A command on the gate's folder.
     ///
     /// # Panics
