@@ -41,6 +41,9 @@ pub enum Command {
     Status(Status),
     /// End a site's lease and connections at once, and keep it out for a while
     Cut(Cut),
+    /// Print every code a guest can be told, its meaning and its remedy
+    #[command(hide = true)]
+    Reasons,
 }
 
 /// `init`

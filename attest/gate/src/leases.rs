@@ -178,12 +178,6 @@ impl Leases {
         self.changes.subscribe()
     }
 
-    /// Whether a site stands.
-    #[must_use]
-    pub fn is_leased(&self, site: &str) -> bool {
-        self.lock().entries.get(site).is_some_and(|entry| entry.until > Instant::now())
-    }
-
     /// The leases that are current, with their times.
     #[must_use]
     pub fn views(&self) -> Vec<View> {
@@ -283,7 +277,10 @@ impl Leases {
         let mut inner = self.lock();
         let mut news = false;
         for entry in entries {
-            news |= inner.withdrawn.add(entry);
+            if inner.withdrawn.add(entry) {
+                tracing::info!(code = entry.code, at = entry.at, withdrawn = ?entry.withdrawn, "the service has taken back");
+                news = true;
+            }
         }
         inner.withdrawn.forget(now.unix.0);
         if news {

@@ -87,6 +87,9 @@ reasons! {
     NodeKey "node_key" 60,
         "the node key is not the one that the token names",
         "site: do guest and gate come from builds that fit together?";
+    NodeMissing "node_missing" 1,
+        "the site has not shown its node key yet, which its lease connection does",
+        "site: connect again; the guest does so by itself";
     TokenOld "token_old" 5,
         "the token is older than `check_frequency`",
         "site: the guest renews by itself; is its key service reached?";
@@ -118,7 +121,7 @@ reasons! {
         "the site comes more often than it may",
         "operator: `new_connections_per_second_per_site` in [limits]";
     SuperlinkUnreachable "superlink_unreachable" 5,
-        "the gate does not reach the SuperLink; the lease stays",
+        "the gate does not reach the SuperLink; a lease that is there stays",
         "operator: is it up, and is `fleet` in [flower] its address?";
     LeaseOver "lease_over" 5,
         "no newer token came within `check_frequency`",
@@ -134,8 +137,8 @@ impl fmt::Display for Reason {
     }
 }
 
-/// The table as `attest/README.md` has it.
-#[cfg(test)]
+/// The table as `coffer-gate reasons` prints it and `attest/README.md` has it.
+#[must_use]
 pub fn table() -> String {
     let mut text = String::from("| code | what happened | who can do what |\n|---|---|---|\n");
     for reason in Reason::ALL {
@@ -149,6 +152,13 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+
+    #[test]
+    fn the_guide_has_this_table() {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md");
+        let guide = std::fs::read_to_string(path).expect("the guide");
+        assert!(guide.contains(&table()), "attest/README.md is to have what `coffer-gate reasons` prints:\n{}", table());
+    }
 
     #[test]
     fn codes_are_unique_and_every_remedy_says_who() {

@@ -294,7 +294,10 @@ pub(crate) fn verified_payload(
 }
 
 /// The key id in the header of a token nobody has checked yet.
-pub(crate) fn header_kid(token: &str) -> Result<String, Reject> {
+///
+/// # Errors
+/// [`Reject::TooLong`], [`Reject::Malformed`] or [`Reject::Header`].
+pub fn header_kid(token: &str) -> Result<String, Reject> {
     split(token).map(|parts| parts.header.kid)
 }
 

@@ -18,7 +18,7 @@ mod statement;
 mod withdrawals;
 
 pub use audit_head::AuditHead;
-pub use check::{AGGREGATOR_ROLE, Checked, Expectation, MAX_SKEW_SECONDS, MAX_TOKEN_BYTES, Reject, Usage, check};
+pub use check::{AGGREGATOR_ROLE, Checked, Expectation, MAX_SKEW_SECONDS, MAX_TOKEN_BYTES, Reject, Usage, check, header_kid};
 pub use claims::{Claims, CofferClaims, FormError, GpuVerdict, Hex, MAX_LIFETIME_SECONDS, Subject, Typ, Version1};
 pub use key::{Jkt, JktError, Jwks, KeyError, SignError, Signer};
 pub use revocations::{MAX_REVOCATIONS_PER_LIST, Revocation, RevocationKind, RevocationKindError, RevocationList, RevocationListError};

@@ -1,0 +1,163 @@
+//! What survives a restart: the service's public keys, what it took back lately, what the operator cut, which instances there were.
+//!
+//! One JSON file in the gate's folder, written beside and renamed. Without it a gate that restarts while its service is away would
+//! admit nobody, or, worse, somebody who was suspended.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use coffer_token::Jwks;
+use coffer_token::Version1;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use tokio::sync::{Mutex, Notify};
+
+use crate::keys::Keys;
+use crate::layout::{LayoutError, read_private, replace};
+use crate::leases::{Leases, Past};
+
+/// The state does not load or is not kept.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StateError {
+    /// The file.
+    #[error(transparent)]
+    File(#[from] LayoutError),
+    /// Not of this build's shape.
+    #[error(
+        "{path} does not parse: {source}\nhint: it holds what was cut and taken back lately; move it away, and such sites stay out only \
+         once the service is reached"
+    )]
+    Parse {
+        /// The file.
+        path: String,
+        /// What is wrong.
+        source: serde_json::Error,
+    },
+    /// The key set in it.
+    #[error("{path}: {source}")]
+    Keys {
+        /// The file.
+        path: String,
+        /// What is wrong.
+        source: coffer_token::KeyError,
+    },
+    /// It cannot be written as JSON.
+    #[error("cannot encode the state: {0}")]
+    Encode(#[from] serde_json::Error),
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Document {
+    v: Version1,
+    /// The service's authority, PEM: keys fetched under another one are nobody's.
+    pinned: String,
+    jwks: Option<Box<RawValue>>,
+    past: Past,
+}
+
+/// Where the state is kept.
+#[derive(Debug)]
+pub struct State {
+    path: PathBuf,
+    pinned: String,
+    writing: Mutex<()>,
+    dirty: Notify,
+}
+
+impl State {
+    /// What was kept, if anything; keys only where they came under the same authority.
+    ///
+    /// # Errors
+    /// See [`StateError`].
+    pub fn open(path: PathBuf, pinned: String) -> Result<(Self, Option<Jwks>, Past), StateError> {
+        let (jwks, past) = if path.exists() { read(&path, &pinned)? } else { (None, Past::default()) };
+        Ok((Self { path, pinned, writing: Mutex::new(()), dirty: Notify::new() }, jwks, past))
+    }
+
+    /// Writes it now; on the disk when this returns.
+    ///
+    /// # Errors
+    /// See [`StateError`].
+    pub async fn save(self: &Arc<Self>, leases: &Leases, keys: &Keys) -> Result<(), StateError> {
+        let _one_at_a_time = self.writing.lock().await;
+        let bytes = self.encode(leases.past(), keys)?;
+        let this = Arc::clone(self);
+        match tokio::task::spawn_blocking(move || replace(&this.path, 0o600, &bytes)).await {
+            Ok(written) => Ok(written?),
+            // The runtime is ending: whoever changes something then is not answered either.
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// Something has changed that may be written a little later.
+    pub fn touch(&self) {
+        self.dirty.notify_one();
+    }
+
+    /// Writes whatever was touched, as long as the gate runs.
+    pub async fn keep(self: Arc<Self>, leases: Arc<Leases>, keys: Arc<Keys>) {
+        loop {
+            self.dirty.notified().await;
+            if let Err(error) = self.save(&leases, &keys).await {
+                tracing::error!(%error, "what must survive a restart is not kept");
+            }
+        }
+    }
+
+    fn encode(&self, past: Past, keys: &Keys) -> Result<Vec<u8>, StateError> {
+        let jwks = match keys.load() {
+            Some(set) => {
+                let bytes = set.to_bytes().map_err(|source| StateError::Keys { path: self.path.display().to_string(), source })?;
+                Some(serde_json::from_slice(&bytes)?)
+            }
+            None => None,
+        };
+        Ok(serde_json::to_vec(&Document { v: Version1, pinned: self.pinned.clone(), jwks, past })?)
+    }
+}
+
+fn read(path: &std::path::Path, pinned: &str) -> Result<(Option<Jwks>, Past), StateError> {
+    let shown = || path.display().to_string();
+    let bytes = read_private(path)?;
+    let document: Document = serde_json::from_slice(&bytes).map_err(|source| StateError::Parse { path: shown(), source })?;
+    let jwks = document.jwks.filter(|_| document.pinned == pinned);
+    let jwks = jwks.map(|raw| Jwks::parse(raw.get().as_bytes())).transpose();
+    Ok((jwks.map_err(|source| StateError::Keys { path: shown(), source })?, document.past))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use coffer_token::{Hex, Signer, UnixTime, Withdrawal, Withdrawn};
+
+    use super::*;
+    use crate::clock::Now;
+    use crate::leases::Instances;
+
+    #[test]
+    fn what_is_written_is_read_back_and_keys_of_another_service_are_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.json");
+        let (state, none, past) = State::open(path.clone(), "service A".into()).unwrap();
+        assert_eq!((none, &past), (None, &Past::default()));
+        let leases = Leases::new(Duration::from_secs(60), Instances { burst: 1, every: Duration::from_secs(1) });
+        let now = Now { at: Instant::now(), unix: UnixTime(100) };
+        let withdrawn = Withdrawn::Site { host_data: Hex([1; 32]) };
+        leases.withdraw(&[Withdrawal { number: 3, at: 90, code: "site_revoked".into(), withdrawn }], now);
+        leases.cut("site-1", 700);
+        let set = Signer::from_bytes(&[1; 32]).unwrap().jwks();
+        let keys = Keys::new(Some(set.clone()));
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(Arc::new(state).save(&leases, &keys)).unwrap();
+        let (_, read_back, past) = State::open(path.clone(), "service A".into()).unwrap();
+        assert_eq!((read_back, &past), (Some(set), &leases.past()));
+        assert_eq!(past.cuts.get("site-1"), Some(&700));
+        let (_, of_another, _) = State::open(path.clone(), "service B".into()).unwrap();
+        assert_eq!(of_another, None);
+        std::fs::write(&path, "{}").unwrap();
+        assert!(matches!(State::open(path, "service A".into()), Err(StateError::Parse { .. })));
+    }
+}
