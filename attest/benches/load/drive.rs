@@ -15,6 +15,8 @@ pub enum Kind {
     Guest,
     /// The same over one connection per client, which is what TLS costs by difference.
     GuestKeptAlive,
+    /// Our guest's renewal: the same with another purpose, again a new connection.
+    Renewal,
     /// A stock client: connection, challenge, its token.
     Stock,
     /// The same over one connection per client.
@@ -24,12 +26,13 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub const ALL: [Self; 5] = [Self::Guest, Self::GuestKeptAlive, Self::Stock, Self::StockKeptAlive, Self::Resource];
+    pub const ALL: [Self; 6] = [Self::Guest, Self::GuestKeptAlive, Self::Renewal, Self::Stock, Self::StockKeptAlive, Self::Resource];
 
     pub const fn name(self) -> &'static str {
         match self {
             Self::Guest => "guests: full handshakes, a new TLS connection each",
             Self::GuestKeptAlive => "guests: full handshakes, connections kept alive",
+            Self::Renewal => "guests: renewals, a new TLS connection each",
             Self::Stock => "stock clients: full handshakes, a new TLS connection each",
             Self::StockKeptAlive => "stock clients: full handshakes, connections kept alive",
             Self::Resource => "resource fetches, connections kept alive",
@@ -41,7 +44,7 @@ impl Kind {
     }
 
     fn is_kept_alive(self) -> bool {
-        !matches!(self, Self::Guest | Self::Stock)
+        !matches!(self, Self::Guest | Self::Renewal | Self::Stock)
     }
 
     fn is_ours(self) -> bool {
@@ -115,7 +118,7 @@ impl<'a> Client<'a> {
         latencies
     }
 
-    /// One challenge and its answer; gives the session cookie and adds the time spent waiting.
+    /// One challenge and its answer; gives the session cookie, which a renewal has none of, and adds the time spent waiting.
     fn handshake(&self, connection: &mut Connection, waited: &mut Duration) -> String {
         let ours = self.load.kind.is_ours();
         let begun = Instant::now();
@@ -129,11 +132,12 @@ impl<'a> Client<'a> {
         *waited += begun.elapsed();
         assert_eq!(answer.status, 200, "{}", String::from_utf8_lossy(&answer.body));
         assert!(!TokenResponse::parse(&answer.body).unwrap().token.is_empty());
-        answer.cookie.unwrap()
+        answer.cookie.unwrap_or_default()
     }
 
     fn evidence(&self, challenge: Challenge, ours: bool) -> Vec<u8> {
-        let bound = BoundKeys { purpose: Purpose::Boot, keys: KeySet { tls: self.tls.clone(), node: None, wg: None } };
+        let purpose = if self.load.kind == Kind::Renewal { Purpose::Renew } else { Purpose::Boot };
+        let bound = BoundKeys { purpose, keys: KeySet { tls: self.tls.clone(), node: None, wg: None } };
         let runtime_data = RuntimeData { nonce: challenge.nonce, tee_pubkey: self.tee_key.public(), coffer: ours.then_some(bound) };
         let report_data = ReportData::new(*runtime_data.report_data("").unwrap().as_bytes());
         let asp = &self.population.asps[self.next % self.population.asps.len()];
