@@ -449,7 +449,8 @@ keeps it equal to the program. `coffer-attest explain ID` tells what was behind 
 
 The first rows are the verifier's rules in the order they are asked; what is written there is the question that was answered with no.
 `from` says who is known to have sent it: *anybody* (no signature had held: in memory only), *guest* or *admin* (in the audit log; an
-admin is told the whole reason at once).
+admin is told the whole reason at once). At a renewal only a row from *guest* is a refusal, with what `failure_action`
+says (rows about resources aside, which a renewal does not ask for); after any other a guest tries again.
 
 | code | status | from | what was asked, or done | who can do what |
 |---|---|---|---|---|
