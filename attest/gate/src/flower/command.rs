@@ -307,7 +307,8 @@ mod tests {
     async fn what_it_says_is_told_apart() {
         let dir = tempfile::tempdir().expect("a folder");
         let fails = |message: &str| format!("echo '{{\"success\": false, \"error-message\": \"{message}\"}}'; exit 1");
-        let error = flwr(dir.path(), &fails("The provided public key is already in use by another SuperNode.")).register(Path::new("k")).await;
+        let error =
+            flwr(dir.path(), &fails("The provided public key is already in use by another SuperNode.")).register(Path::new("k")).await;
         assert!(matches!(error, Err(CommandError::KeyInUse { .. })), "{error:?}");
         let error = flwr(dir.path(), &fails("Connection to the SuperLink is unavailable. Please check")).unregister(7).await;
         assert!(matches!(error, Err(CommandError::Unreachable { .. })), "{error:?}");

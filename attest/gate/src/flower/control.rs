@@ -246,14 +246,22 @@ mod tests {
         assert_eq!(grpc("/flwr.proto.Control/StartRun"), Some(Call::StartRun));
         assert_eq!(grpc("/flwr.proto.Control/StartAutomation"), Some(Call::StartAutomation));
         assert_eq!(grpc("/flwr.proto.Control/StopRun"), Some(Call::Other));
-        for path in ["/flwr.proto.Fleet/PullMessages", "/flwr.proto.Control/", "/flwr.proto.Control/A/B", "/flwr.proto.ServerAppIo/GetNodes", "/"] {
+        for path in
+            ["/flwr.proto.Fleet/PullMessages", "/flwr.proto.Control/", "/flwr.proto.Control/A/B", "/flwr.proto.ServerAppIo/GetNodes", "/"]
+        {
             assert_eq!(grpc(path), None, "{path}");
         }
         let http = |path: &str| call(&Method::POST, None, path, false);
         assert_eq!(http("/v1/control/start-run"), Some(Call::StartRun));
         assert_eq!(http("/v1/control/start-automation"), Some(Call::StartAutomation));
         assert_eq!(http("/v1/control/list-runs"), Some(Call::Other));
-        for path in ["/v1/fleet/pull-messages", "/v1/runtime/start-automation", "/v1/control/../fleet/x", "/v1/control/Start-Run", "/v1/control/start-run/"] {
+        for path in [
+            "/v1/fleet/pull-messages",
+            "/v1/runtime/start-automation",
+            "/v1/control/../fleet/x",
+            "/v1/control/Start-Run",
+            "/v1/control/start-run/",
+        ] {
             assert_eq!(http(path), None, "{path}");
         }
         assert_eq!(call(&Method::GET, None, "/v1/control/list-runs", false), None);

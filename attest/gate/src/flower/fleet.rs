@@ -208,10 +208,26 @@ mod tests {
         }
         assert_eq!(asked(Method::POST, "https://superlink:8000/v1/fleet/get-run", &["S0VZ"]), Ok(()));
         for path in [
-            "/", "/v1/fleet/", "/v1/fleet", "/v1/control/start-run", "/v1/runtime/get-nodes", "/v1/fleet/../control/start-run",
-            "/v1/fleet/..%2fcontrol/start-run", "/v1/fleet/%2e%2e/control/stop-run", "//v1/fleet/get-run", "/v1//fleet/get-run",
-            "/v1/fleet/get-run/", "/v1/fleet/get-run?x=/v1/control/stop-run", "/v1/fleet/get-run;x", "/V1/FLEET/get-run", "/v1/fleet/get_run",
-            "/v1/fleet/pull-messages%00", "/v1/fleet/pull%2dmessages", "/docs", "/openapi.json", "https://evil/v1/control/stop-run",
+            "/",
+            "/v1/fleet/",
+            "/v1/fleet",
+            "/v1/control/start-run",
+            "/v1/runtime/get-nodes",
+            "/v1/fleet/../control/start-run",
+            "/v1/fleet/..%2fcontrol/start-run",
+            "/v1/fleet/%2e%2e/control/stop-run",
+            "//v1/fleet/get-run",
+            "/v1//fleet/get-run",
+            "/v1/fleet/get-run/",
+            "/v1/fleet/get-run?x=/v1/control/stop-run",
+            "/v1/fleet/get-run;x",
+            "/V1/FLEET/get-run",
+            "/v1/fleet/get_run",
+            "/v1/fleet/pull-messages%00",
+            "/v1/fleet/pull%2dmessages",
+            "/docs",
+            "/openapi.json",
+            "https://evil/v1/control/stop-run",
         ] {
             assert_eq!(asked(Method::POST, path, &["S0VZ"]), Err(Refusal::Path), "{path}");
         }

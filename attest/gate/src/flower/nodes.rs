@@ -206,7 +206,9 @@ impl Nodes {
                         self.rows().retain(|other| other.jkt != row.jkt);
                         self.save_or_warn();
                     }
-                    Err(error) => tracing::warn!(site = row.site, node_key = %row.jkt, node, %error, "cannot unregister a node; trying again"),
+                    Err(error) => {
+                        tracing::warn!(site = row.site, node_key = %row.jkt, node, %error, "cannot unregister a node; trying again")
+                    }
                 }
             }
             let _ = tokio::time::timeout(PAUSE, self.due.notified()).await;

@@ -106,7 +106,9 @@ mod tests {
 
     #[test]
     fn what_is_none_is_refused() {
-        for bad in [[0x08].as_slice(), &[0x08, 0x80], &[0x12, 0x05, 1], &[0x0b], &[0x09, 1], &[8, 255, 255, 255, 255, 255, 255, 255, 255, 255, 2]] {
+        for bad in
+            [[0x08].as_slice(), &[0x08, 0x80], &[0x12, 0x05, 1], &[0x0b], &[0x09, 1], &[8, 255, 255, 255, 255, 255, 255, 255, 255, 255, 2]]
+        {
             assert_eq!(run_id(bad), Err(Unreadable), "{bad:?}");
         }
         for bad in [[].as_slice(), &[1, 0, 0, 0, 0], &[0, 0, 0, 0, 1], &[0, 0, 0, 0, 0, 8]] {

@@ -267,7 +267,8 @@ impl Runs {
         let sites = known.sites.iter().map(|(name, site)| (name.clone(), site.seen)).collect();
         let text = serde_json::to_vec_pretty(&File { v: 1, runs: known.runs.clone(), sites });
         // Under the lock, so that an older state never replaces a newer one.
-        let saved = text.map_err(|error| error.to_string()).and_then(|text| replace(&self.file, 0o600, &text).map_err(|error| error.to_string()));
+        let saved =
+            text.map_err(|error| error.to_string()).and_then(|text| replace(&self.file, 0o600, &text).map_err(|error| error.to_string()));
         if let Err(error) = saved {
             tracing::warn!(error, "what runs are going on is known to this process only");
         }
