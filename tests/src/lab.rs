@@ -43,6 +43,8 @@ pub struct Lab {
 pub struct Site<'a> {
     /// Site name.
     pub name: &'a str,
+    /// What it is in its federation.
+    pub role: &'a str,
     /// What runs: the argument of `sh -c`.
     pub script: &'a str,
     /// Seconds for which the guest tries to reach its service.
@@ -55,7 +57,7 @@ pub struct Site<'a> {
 
 impl Default for Site<'_> {
     fn default() -> Self {
-        Self { name: "site-1", script: "echo hello from $(id -u)", retry_for: 60, kit: true, more: "" }
+        Self { name: "site-1", role: "client", script: "echo hello from $(id -u)", retry_for: 60, kit: true, more: "" }
     }
 }
 
@@ -159,10 +161,10 @@ impl Lab {
         let script = serde_json::to_string(site.script).expect("a string is JSON, and JSON is YAML");
         let kit = if site.kit { "kit:\n  /etc/kit: kit\n" } else { "" };
         let yaml = format!(
-            "compute_env: onprem_cvm\ncc_cpu_mechanism: amd_sev_snp\nrole: client\nroot_drive_size: 1\napplog_drive_size: 1\n\
+            "compute_env: onprem_cvm\ncc_cpu_mechanism: amd_sev_snp\nrole: {}\nroot_drive_size: 1\napplog_drive_size: 1\n\
              user_config_drive_size: 1\nuser_data_drive_size: 1\ndocker_archive: image.tar\n{kit}\
              container:\n  command: [sh, -c, {script}]\ncc_attestation:\n  retry_for: {}\n{}",
-            site.retry_for, site.more
+            site.role, site.retry_for, site.more
         );
         fs::write(&spec, yaml).expect("the site's file is written");
         let out = self.path(&format!("out-{}", site.name));

@@ -85,7 +85,7 @@ impl Federation {
             let name = format!("site-{partition}");
             let (script, kit) = lab.supernode(&flower, partition, &tokens.leak(&name));
             let schedule = format!("  check_frequency: {CHECK_FREQUENCY_S}\n  failure_action: stop_job\n");
-            let bundle = lab.build(&Site { name: &name, script: &script, kit: false, more: &(schedule + &kit), retry_for: 120 });
+            let bundle = lab.build(&Site { name: &name, script: &script, kit: false, more: &(schedule + &kit), ..Site::default() });
             lab.enroll(&bundle);
             let running = lab.start(&bundle, &["--timeout".as_ref(), VM_LIMIT_S.as_ref()]);
             (bundle, running)

@@ -33,6 +33,16 @@ impl Lab {
         ));
     }
 
+    /// Makes sites built from here on ask for a gate that is itself attested.
+    ///
+    /// # Panics
+    /// If the project has no gate, or cannot be changed.
+    pub fn require_an_attested_gate(&self) {
+        let project = fs::read_to_string(self.path("project.yml")).expect("project.yml");
+        let (before, after) = project.split_once("gate:\n").expect("the project has a gate");
+        fs::write(self.path("project.yml"), format!("{before}gate:\n  attested: true\n{after}")).expect("project.yml is written");
+    }
+
     /// Starts the gate that [`Lab::use_gate`] made.
     ///
     /// # Panics
