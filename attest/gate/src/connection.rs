@@ -1,6 +1,7 @@
 //! One connection of a guest: TLS, its first word, then the lease's conversation or the workload's bytes.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -181,7 +182,8 @@ async fn answer(to: &mut WriteHalf<Stream>, answer: Answer) -> bool {
 /// The workload's bytes, until either side is done or the lease is over.
 async fn tunnel(gate: &Gate, mut stream: Stream, reset: Reset, admitted: Admitted) {
     let Admitted { leased, site, lasts, .. } = &admitted;
-    let carried = async {
+    // Pinned here, so that it is dropped, and its connections are closed, after `reset` is set and not before.
+    let mut carried = pin!(async {
         let upstream = match tunnel::connect(gate, &reset).await {
             Ok(upstream) => upstream,
             Err(error) => {
@@ -194,7 +196,7 @@ async fn tunnel(gate: &Gate, mut stream: Stream, reset: Reset, admitted: Admitte
         if matches!(timeout(ANSWER_TIMEOUT, send(&mut stream, &gate.admitted(*lasts))).await, Ok(Ok(()))) {
             tunnel::carry(gate, leased, site, stream, upstream, &reset).await;
         }
-    };
+    });
     tokio::select! {
         biased;
         reason = leased.ended() => {
@@ -203,7 +205,7 @@ async fn tunnel(gate: &Gate, mut stream: Stream, reset: Reset, admitted: Admitte
             site.cuts.fetch_add(1, Ordering::Relaxed);
             tracing::info!(site = %site.name, key = %leased.jkt, code = reason.code(), "connection cut");
         }
-        () = carried => {}
+        () = &mut carried => {}
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::ops::Range;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
@@ -47,14 +47,18 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let meter = Arc::new(Meter { site: Arc::clone(site), flowed: AtomicU64::new(0) });
-    let carried = async {
+    // Pinned here: on timeout the connections are closed after `reset` is set and not before.
+    let mut carried = pin!(async {
         match upstream {
-            Some(upstream) => copy(guest, upstream, &meter).await,
+            Some(mut upstream) => {
+                let mut guest = guest;
+                copy(&mut guest, &mut upstream, &meter).await.inspect_err(|_| reset.set())
+            }
             None => gate.admission.flower.serve_fleet(Arc::clone(leased), Metered { inner: guest, meter: Arc::clone(&meter) }).await,
         }
-    };
+    });
     let ended = tokio::select! {
-        ended = carried => ended,
+        ended = &mut carried => ended,
         () = meter.idle(gate.idle_timeout()) => Err(io::ErrorKind::TimedOut.into()),
     };
     let bytes = meter.flowed.load(Ordering::Relaxed);
@@ -96,15 +100,15 @@ impl Meter {
     }
 }
 
-async fn copy<A, B>(mut guest: A, mut upstream: B, meter: &Meter) -> io::Result<()>
+async fn copy<A, B>(guest: &mut A, upstream: &mut B, meter: &Meter) -> io::Result<()>
 where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
 {
     let (mut up, mut down) = (Pipe::new(), Pipe::new());
     std::future::poll_fn(|cx| {
-        let sent = up.poll(cx, &mut guest, &mut upstream, |count| meter.up(count))?;
-        let received = down.poll(cx, &mut upstream, &mut guest, |count| meter.down(count))?;
+        let sent = up.poll(cx, &mut *guest, &mut *upstream, |count| meter.up(count))?;
+        let received = down.poll(cx, &mut *upstream, &mut *guest, |count| meter.down(count))?;
         if sent.is_ready() && received.is_ready() { Poll::Ready(Ok(())) } else { Poll::Pending }
     })
     .await
@@ -266,8 +270,8 @@ mod tests {
     #[test]
     fn every_byte_comes_through_in_order_both_ways_and_is_counted() {
         run(async {
-            let (guest, inside) = duplex(5000);
-            let (upstream, outside) = duplex(3000);
+            let (guest, mut inside) = duplex(5000);
+            let (upstream, mut outside) = duplex(3000);
             let meter = meter();
             let bytes: Vec<u8> = (0..=255).cycle().take(1_000_003).collect();
             let (mut guest_read, mut guest_write) = tokio::io::split(guest);
@@ -284,7 +288,7 @@ mod tests {
                 up_write.shutdown().await.unwrap();
             };
             let mut back = Vec::new();
-            let (copied, (), (), read) = tokio::join!(copy(inside, outside, &meter), send, echo, guest_read.read_to_end(&mut back));
+            let (copied, (), (), read) = tokio::join!(copy(&mut inside, &mut outside, &meter), send, echo, guest_read.read_to_end(&mut back));
             copied.unwrap();
             read.unwrap();
             assert!(back == bytes[..700_001]);
