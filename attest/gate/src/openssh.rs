@@ -134,7 +134,8 @@ mod tests {
         for end in 0..bytes.len() - 7 {
             assert!(read_p384(armoured(&bytes[..end]).as_bytes()).is_err(), "{end}");
         }
-        let private = bytes.len() - 3 - 4 - 52 - 101 - 12 - 23 - 8 - 4;
+        // Behind the public half: magic, three short strings, two numbers, 136 bytes and a length.
+        let private = MAGIC.len() + 20 + 4 + 4 + 136 + 4;
         for at in (0..MAGIC.len() + 24).chain(private..bytes.len() - 7) {
             let mut changed = bytes.clone();
             changed[at] ^= 1;

@@ -289,6 +289,8 @@ impl ClientCertVerifier for BootKeys {
 
 #[cfg(test)]
 mod tests {
+    use rcgen::PublicKeyData as _;
+
     use super::*;
 
     fn folder() -> (tempfile::TempDir, Layout) {
