@@ -136,7 +136,8 @@ fn long_flower_1_41_does_its_rounds_through_the_gate_and_pauses_without_a_requir
 fn a_gate_in_the_wrong_mode_for_its_flower_does_not_start() {
     let link = SuperLink::start(GRPC);
     let issuer = Issuer::start();
-    let (gate, _) = link.gate(&issuer, "require = \"none\"");
+    let (mut gate, _) = link.gate(&issuer, "require = \"none\"");
+    gate.down();
     let config = gate.path().join("coffer-gate.toml");
     let text = std::fs::read_to_string(&config).unwrap().replace("mode = \"passthrough\"", "mode = \"terminate\"");
     std::fs::write(&config, text).unwrap();

@@ -130,7 +130,7 @@ impl SuperLink {
             self.control(),
             self.bin.join("flwr").display(),
         );
-        let edits = vec![("mode = \"passthrough\"\n", flower), ("require = \"none\"\n", format!("{runs}\n"))];
+        let edits = vec![("mode = \"passthrough\"\n", flower), ("\n[flower]\n", format!("\n[runs]\n{runs}\n\n[flower]\n"))];
         let settings = Settings { check_frequency: 600, fleet: Some(self.fleet()), edits, ..Settings::default() };
         let gate = Gate::with(issuer, &settings).in_touch(issuer);
         (gate, front)
@@ -163,7 +163,7 @@ pub struct Cli<'a> {
 impl Cli<'_> {
     fn flwr(&self, words: &[&str], tail: &[&str]) -> Output {
         let mut command = self.link.program("flwr");
-        command.env("FLWR_HOME", self.home.path()).env("HOME", self.home.path()).current_dir(self.home.path()).args(words);
+        command.env("FLWR_HOME", self.home.path()).env("HOME", self.home.path()).env("COLUMNS", "500").current_dir(self.home.path()).args(words);
         if self.link.version == KIT_KEYS && words[0] != "run" {
             command.arg(&self.app);
         }

@@ -142,7 +142,8 @@ fn boots_of_one_site_replace_each_other_at_a_bounded_rate() {
     // Another site's boots have their own rate.
     let other = Boot::of("site-2");
     gate.door.tunneled(&other, &issuer.token(&other));
-    gate.door.tunneled(&other.again(), &issuer.token(&other.again()).clone()).0.sock.set_nodelay(true).unwrap();
+    let next = other.again();
+    gate.door.tunneled(&next, &issuer.token(&next));
 }
 
 /// Two clones under two site configs are two boots of the site as well: the site has one lease.

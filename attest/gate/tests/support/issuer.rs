@@ -7,8 +7,8 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use coffer_token::{
-    Claims, CofferClaims, GpuVerdict, Hex, Jwks, Signer, StatementKind, Subject, Typ, UnixTime, Version1, Withdrawal, WithdrawalList,
-    Withdrawn,
+    Claims, CofferClaims, GpuVerdict, Hex, Jwks, MAX_WITHDRAWALS_PER_LIST, Signer, StatementKind, Subject, Typ, UnixTime, Version1,
+    Withdrawal, WithdrawalList, Withdrawn,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
@@ -205,7 +205,7 @@ impl Shared {
         while begun.elapsed() < wait && newest(&state) <= after && !state.down && state.epoch == epoch {
             state = self.changed.wait_timeout(state, Duration::from_millis(200)).unwrap().0;
         }
-        let entries = state.entries.iter().filter(|entry| entry.number > after).cloned().collect();
+        let entries = state.entries.iter().filter(|entry| entry.number > after).take(MAX_WITHDRAWALS_PER_LIST).cloned().collect();
         let (iss, epoch, iat, number) = (ISSUER.to_owned(), state.epoch, self.now(), newest(&state));
         let list = WithdrawalList { v: Version1, iss, epoch, iat, number, after, entries };
         self.lists.fetch_add(1, Ordering::SeqCst);
