@@ -26,8 +26,10 @@ use crate::session::CookieKey;
 use crate::store::{ServiceKey, SharedStore, Store};
 use crate::tls::server_config;
 
-/// How often used nonces and old withdrawals are forgotten, overlaps that are over written down, and counters logged.
+/// How often used nonces and old withdrawals are forgotten, and counters logged.
 const HOUSEKEEPING: Duration = Duration::from_secs(60);
+/// How often overlaps that are over are written down: gates hear of it then.
+const OVERLAPS: Duration = Duration::from_secs(1);
 /// How many of these rounds go by between two audit heads in the log: ten minutes.
 const ROUNDS_PER_HEAD: u64 = 10;
 
@@ -50,6 +52,7 @@ pub fn run(args: &cli::Serve) -> Result<(), Failure> {
         let stop = net::Stop::listen().or_fail("cannot listen for signals")?;
         announce(&layout, address, args.json)?;
         tokio::spawn(housekeeping(Arc::clone(&service)));
+        tokio::spawn(overlaps(Arc::clone(&service)));
         let librarian = Arc::clone(&service);
         let thread = std::thread::Builder::new().name("collateral".to_owned());
         thread.spawn(move || librarian.collateral().work(&*librarian)).or_fail("cannot start")?;
@@ -167,6 +170,20 @@ fn log_head(service: &Service) {
     }
 }
 
+async fn overlaps(service: Arc<Service>) {
+    let mut every = tokio::time::interval(OVERLAPS);
+    loop {
+        every.tick().await;
+        let service = Arc::clone(&service);
+        let ended = tokio::task::spawn_blocking(move || service.store().end_overlaps(unix_now()));
+        match ended.await {
+            Ok(Ok(0)) | Err(_) => {}
+            Ok(Ok(configs)) => tracing::info!(configs, "overlaps are over: superseded configs are revoked"),
+            Ok(Err(error)) => tracing::error!(%error, "cannot revoke superseded configs"),
+        }
+    }
+}
+
 async fn housekeeping(service: Arc<Service>) {
     let mut every = tokio::time::interval(HOUSEKEEPING);
     for round in 0_u64.. {
@@ -179,11 +196,6 @@ async fn housekeeping(service: Arc<Service>) {
             }
             if let Err(error) = service.change_keys(|store| store.forget_old_token_keys(unix_now())) {
                 tracing::error!(%error, "cannot destroy old token keys");
-            }
-            match service.store().end_overlaps(unix_now()) {
-                Ok(0) => {}
-                Ok(configs) => tracing::info!(configs, "overlaps are over: superseded configs are revoked"),
-                Err(error) => tracing::error!(%error, "cannot revoke superseded configs"),
             }
             let store = service.store();
             store.forget(unix_now()).and_then(|_| store.forget_withdrawals(unix_now()))
