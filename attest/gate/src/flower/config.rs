@@ -156,6 +156,8 @@ impl Flower {
     /// With every path as the process can open it; `dir` is the gate's folder.
     #[must_use]
     pub fn rooted(mut self, dir: &Path) -> Self {
+        // `flwr` runs in a folder of its own: a relative path would mean another file there.
+        let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
         for path in [&mut self.ca, &mut self.certificate, &mut self.key].into_iter().flatten() {
             *path = dir.join(&*path);
         }
@@ -180,9 +182,9 @@ impl Flower {
                 return Err(ConfigError::Value { section: "flower", key, value: format!("{value:?}"), hint: "host:port" });
             }
         }
-        if self.node_keys_per_site == 0 {
-            let hint = "at least 1: a site that restarts needs room for its next key";
-            return Err(ConfigError::Value { section: "flower", key: "node_keys_per_site", value: "0".into(), hint });
+        if self.node_keys_per_site < 2 {
+            let (value, hint) = (self.node_keys_per_site.to_string(), "at least 2: a site that restarts has two for a moment");
+            return Err(ConfigError::Value { section: "flower", key: "node_keys_per_site", value, hint });
         }
         if self.mode == Mode::Passthrough && self.control.is_none() && self.control_listen.is_some() {
             let because = "control_listen stands in front of it, e.g. control = \"localhost:9093\"";
