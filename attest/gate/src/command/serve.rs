@@ -10,7 +10,6 @@ use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Semaphore;
-use tokio::sync::broadcast::error::RecvError;
 
 use crate::admission::Admission;
 use crate::attested::Attested;
@@ -22,7 +21,7 @@ use crate::flower::Flower;
 use crate::gate::Gate;
 use crate::keys::Keys;
 use crate::layout::{Layout, read_small};
-use crate::leases::{Change, Instances, Leases};
+use crate::leases::{Instances, Leases};
 use crate::service::{Feed, Heard};
 use crate::sites::Sites;
 use crate::source::Waiting;
@@ -65,7 +64,6 @@ async fn serve(args: &cli::Serve, layout: &Layout, config: Config) -> Result<(),
     let gate = Arc::new(build(layout, config).await?);
     tokio::spawn(expire(Arc::clone(&gate.admission.leases)));
     tokio::spawn(Arc::clone(&gate.state).keep(Arc::clone(&gate.admission.leases), Arc::clone(&gate.admission.keys)));
-    tokio::spawn(tell_flower(Arc::clone(&gate.admission.leases), Arc::clone(&gate.admission.flower)));
     tokio::spawn(control::serve(Arc::clone(&gate), socket));
     if let Some(attested) = &gate.attested {
         tokio::spawn(Arc::clone(attested).keep());
@@ -131,18 +129,6 @@ async fn expire(leases: Arc<Leases>) {
         tokio::select! {
             () = tokio::time::sleep_until(next.into()) => {}
             () = leases.sooner() => {}
-        }
-    }
-}
-
-/// The node keys of leases that are over.
-async fn tell_flower(leases: Arc<Leases>, flower: Arc<Flower>) {
-    let mut changes = leases.changes();
-    loop {
-        match changes.recv().await {
-            Ok(Change::Ended { leased, .. }) => flower.node_gone(&leased),
-            Ok(Change::Admitted(_)) | Err(RecvError::Lagged(_)) => {}
-            Err(RecvError::Closed) => return,
         }
     }
 }

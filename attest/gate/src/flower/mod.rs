@@ -94,7 +94,7 @@ impl Flower {
         tracing::info!(%version, mode = ?flower.mode, "found Flower");
         let nodes = if family.registers_nodes() {
             let nodes = Nodes::open(Arc::clone(&flwr), &flower.folder, flower.node_keys_per_site)?;
-            tokio::spawn(Arc::clone(&nodes).tend());
+            tokio::spawn(Arc::clone(&nodes).tend(leases.changes()));
             Some(nodes)
         } else {
             tracing::warn!(%version, "this Flower registers no node keys at run time: nodes have the keys of their kits");
@@ -133,13 +133,6 @@ impl Flower {
         match &self.nodes {
             Some(nodes) => nodes.admit(leased).await,
             None => Ok(()),
-        }
-    }
-
-    /// The site's lease is over. Its node key stays known until its boot is surely over.
-    pub fn node_gone(&self, leased: &Leased) {
-        if let Some(nodes) = &self.nodes {
-            nodes.gone(leased);
         }
     }
 

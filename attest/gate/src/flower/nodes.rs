@@ -11,12 +11,13 @@ use std::time::{Duration, Instant};
 use coffer_token::lease::{NodeKey, NodeKeyError};
 use coffer_token::{Hex, Jkt};
 use serde::{Deserialize, Serialize};
-use tokio::sync::Notify;
+use tokio::sync::broadcast::Receiver;
+use tokio::sync::broadcast::error::RecvError;
 
 use super::command::{CommandError, Flwr};
 use super::node_key::openssh_line;
 use crate::layout::{LayoutError, private_folder, read_private, replace};
-use crate::leases::Leased;
+use crate::leases::{Change, Leased};
 
 /// A guest whose network is gone goes on trying, with the same key, and an operator may keep a site cut for hours: a key unregistered too
 /// early keeps the node out until its machine is started again, one unregistered too late is a row in the SuperLink's list.
@@ -93,7 +94,6 @@ pub struct Nodes {
     rows: Mutex<Vec<Row>>,
     /// Keys whose registration is going on.
     busy: Mutex<HashSet<Jkt>>,
-    due: Notify,
 }
 
 /// One key that the SuperLink knows, or may know.
@@ -150,7 +150,7 @@ impl Nodes {
         }
         let now = Instant::now();
         rows.iter_mut().for_each(|row| row.gone = Some(now));
-        Ok(Arc::new(Self { flwr, limit, file, keys, rows: Mutex::new(rows), busy: Mutex::default(), due: Notify::new() }))
+        Ok(Arc::new(Self { flwr, limit, file, keys, rows: Mutex::new(rows), busy: Mutex::default() }))
     }
 
     /// Has the SuperLink know the node key of a site before its lease begins.
@@ -189,16 +189,18 @@ impl Nodes {
         }
     }
 
-    /// The lease is over. Its key stays, for now.
-    pub fn gone(&self, leased: &Leased) {
-        for row in self.rows().iter_mut().filter(|row| row.site == leased.site && row.instance == leased.instance) {
-            row.gone.get_or_insert_with(Instant::now);
-        }
-    }
-
-    /// Unregisters what is due, for ever.
-    pub async fn tend(self: Arc<Self>) {
+    /// Follows the leases and unregisters what is due, for as long as the process lives.
+    pub async fn tend(self: Arc<Self>, mut changes: Receiver<Change>) {
         loop {
+            match tokio::time::timeout(PAUSE, changes.recv()).await {
+                Ok(Ok(change)) => self.note(&change),
+                // What was missed is about sites that are gone, whose keys stay until a next boot.
+                Ok(Err(RecvError::Lagged(_))) | Err(_) => {}
+                Ok(Err(RecvError::Closed)) => return,
+            }
+            while let Ok(change) = changes.try_recv() {
+                self.note(&change);
+            }
             for (row, node) in self.over(Instant::now()) {
                 match self.flwr.unregister(node).await {
                     Ok(()) | Err(CommandError::Unknown { .. }) => {
@@ -211,7 +213,25 @@ impl Nodes {
                     }
                 }
             }
-            let _ = tokio::time::timeout(PAUSE, self.due.notified()).await;
+        }
+    }
+
+    /// A boot that is admitted ends those of its site before it; one whose lease is over keeps its key, for now.
+    fn note(&self, change: &Change) {
+        let mut rows = self.rows();
+        match change {
+            Change::Admitted(leased) => {
+                for row in rows.iter_mut().filter(|row| row.site == leased.site && row.instance != leased.instance) {
+                    if let State::Node(node) = row.state {
+                        row.state = State::Over(node);
+                    }
+                }
+            }
+            Change::Ended { leased, .. } => {
+                for row in rows.iter_mut().filter(|row| row.site == leased.site && row.instance == leased.instance) {
+                    row.gone.get_or_insert_with(Instant::now);
+                }
+            }
         }
     }
 
@@ -233,17 +253,13 @@ impl Nodes {
         let mut rows = self.rows();
         if let Some(row) = rows.iter_mut().find(|row| row.jkt == jkt) {
             row.gone = None;
-            return Ok(if matches!(row.state, State::Known | State::Node(_)) { Place::Known } else { Place::Reserved });
-        }
-        // Another boot of this site: those before it are over, whatever becomes of this one. What never reached the SuperLink as a
-        // node that can be named is forgotten.
-        rows.retain(|row| row.site != leased.site || !matches!(row.state, State::Asked | State::Known));
-        for row in rows.iter_mut().filter(|row| row.site == leased.site) {
-            if let State::Node(node) = row.state {
-                row.state = State::Over(node);
+            if let State::Over(node) = row.state {
+                row.state = State::Node(node);
             }
+            return Ok(if row.state == State::Asked { Place::Reserved } else { Place::Known });
         }
-        self.due.notify_one();
+        // Another boot of this site. Keys without an id of the SuperLink's cannot be unregistered, so nothing is lost with them.
+        rows.retain(|row| row.site != leased.site || !matches!(row.state, State::Asked | State::Known));
         let have = rows.iter().filter(|row| row.site == leased.site).count();
         if have >= usize::from(self.limit) {
             return Ok(Place::Full(have));
