@@ -206,7 +206,7 @@ fn record_refusal(service: &Service, refused: &Refused, evidence: &SnpEvidence, 
 /// The node key that evidence bound, as it is shown.
 fn bound_node(bound: Option<&BoundKeys>, coffer: &CofferClaims) -> Result<Option<BoundNode>, serde_json::Error> {
     let (Some(key), Some(jkt)) = (bound.and_then(|bound| bound.keys.node.as_ref()), &coffer.node_jkt) else { return Ok(None) };
-    Ok(Some(BoundNode { jkt: jkt.clone(), jwk: serde_json::to_string(key)? }))
+    Ok(Some(BoundNode { jkt: *jkt, jwk: serde_json::to_string(key)? }))
 }
 
 fn subject(host_data: HostData, site: Option<&Site>) -> Subject {
