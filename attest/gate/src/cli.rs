@@ -134,7 +134,30 @@ fn duration(text: &str) -> Result<Duration, String> {
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory;
+
     use super::*;
+
+    #[test]
+    fn the_whole_help_is_the_golden_file() {
+        let mut text = String::new();
+        let mut command = Cli::command();
+        command.build();
+        let mut stack = vec![command];
+        while let Some(mut command) = stack.pop() {
+            let help = command.render_long_help();
+            text.push_str(&format!("$ {} --help\n{help}\n", command.get_bin_name().unwrap_or("coffer-gate")));
+            let mut subcommands: Vec<_> = command.get_subcommands().filter(|c| c.get_name() != "help").cloned().collect();
+            subcommands.reverse();
+            stack.extend(subcommands);
+        }
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/help.txt");
+        if std::env::var_os("BLESS").is_some_and(|v| v == "1") {
+            std::fs::write(&path, &text).expect("written");
+        }
+        let golden = std::fs::read_to_string(&path).unwrap_or_default();
+        assert_eq!(text, golden, "run BLESS=1 cargo test and review the diff");
+    }
 
     #[test]
     fn times_have_a_unit_and_an_end() {

@@ -182,13 +182,13 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// A SuperNode holds one or two connections. Several hundred sites may sit behind one address.
+    /// A guest opens at most 64 tunnels, and one connection for its lease. Several hundred sites may sit behind one address.
     fn default() -> Self {
         Self {
             connections: 8192,
             unauthenticated: 1024,
             unauthenticated_per_source: 256,
-            connections_per_site: 64,
+            connections_per_site: 80,
             new_connections_per_second_per_site: 10,
             instances_per_hour: 12,
             idle_timeout: 300,
