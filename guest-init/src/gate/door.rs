@@ -9,7 +9,7 @@ use std::thread;
 use rustix::event::{PollFd, PollFlags};
 
 use super::event::{Event, wait};
-use super::port::{Port, reset};
+use super::port::Port;
 
 /// The most connections the workload has at once. A SuperNode has one or two.
 pub const MAX_TUNNELS: usize = 64;
@@ -77,19 +77,19 @@ impl Door {
                 let current = self.lock().clone();
                 match current {
                     Some(term) => self.start(workload, term, carry.clone()),
-                    None => reset(workload),
+                    None => drop(workload),
                 }
             }
         }
     }
 
     fn start<C: Fn(TcpStream, &Term) + Send + 'static>(self: &Arc<Self>, workload: TcpStream, term: Arc<Term>, carry: C) {
-        let Some(place) = Place::take(self) else { return reset(workload) };
+        let Some(place) = Place::take(self) else { return };
         let tunnel = move || {
             let _place = place;
             carry(workload, &term);
         };
-        // Where no thread starts the connection is closed with what was to carry it; the workload tries again.
+        // Where no thread starts the connection is reset with what was to carry it; the workload tries again.
         let _ = thread::Builder::new().name("tunnel".to_owned()).stack_size(STACK_BYTES).spawn(tunnel);
     }
 

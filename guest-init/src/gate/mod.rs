@@ -28,7 +28,7 @@ use self::contact::{Contact, host_and_port};
 use self::door::{Door, Term};
 use self::event::Event;
 use self::lease::Client;
-use self::port::{Port, reset};
+use self::port::Port;
 use self::session::Patience;
 use crate::keys::BootKeys;
 use crate::standing::Standing;
@@ -123,7 +123,7 @@ fn tunnel(contact: &Contact, workload: TcpStream, term: &Term) {
     match contact.open(term.gate, Open::Tunnel, patience) {
         Ok((session, _, _)) => tunnel::carry(workload, session, term),
         // Why is the lease's to say: where there is none any more, it will.
-        Err(_) => reset(workload),
+        Err(_) => drop(workload),
     }
 }
 

@@ -63,11 +63,14 @@ impl Port {
     }
 
     /// The next connection, non-blocking; none if there is none, or the port does not listen.
+    ///
+    /// However it is dropped, that is a reset, until [`closes_in_order`] has been said of it.
     pub fn accept(&self) -> Option<TcpStream> {
         let accepted = accept_with(&self.socket, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK).ok()?;
-        // See `reserve`. Neither fails on a socket that was just made.
+        // None of these fails on a socket that was just made. For the owner see `reserve`.
         let _ = fchown(&accepted, Some(self.owner), None);
         let _ = set_tcp_nodelay(&accepted, true);
+        let _ = set_socket_linger(&accepted, Some(Duration::ZERO));
         Some(TcpStream::from(accepted))
     }
 }
@@ -76,6 +79,12 @@ impl AsFd for Port {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
+}
+
+/// Lets a connection whose both sides have ended be closed as one.
+pub fn closes_in_order(stream: &TcpStream) {
+    // SO_LINGER cannot fail on a TCP socket.
+    let _ = set_socket_linger(stream, None);
 }
 
 /// Closes a connection with RST, so that the other side sees a failure and not an end, and nothing stays in TIME_WAIT.
@@ -88,10 +97,10 @@ pub fn reset(stream: TcpStream) {
 #[cfg(test)]
 mod tests {
     use std::io::{ErrorKind, Read, Write};
-    use std::net::{SocketAddr, TcpListener};
+    use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6, TcpListener};
 
     use rustix::io::Errno;
-    use rustix::net::sockopt::set_socket_reuseaddr;
+    use rustix::net::sockopt::{set_ipv6_v6only, set_socket_reuseaddr};
     use rustix::process::geteuid;
 
     use super::*;
@@ -128,6 +137,23 @@ mod tests {
         }
     }
 
+    /// A socket for both protocols would have the port of IPv4 too.
+    fn assert_nobody_binds_by_ipv6(port: u16, when: &str) {
+        for (address_reuse, port_reuse) in [(false, false), (true, false), (true, true)] {
+            let Ok(thief) = socket_with(AddressFamily::INET6, SocketType::STREAM, SocketFlags::CLOEXEC, None) else { return };
+            if geteuid().is_root() {
+                fchown(&thief, Some(Uid::from_raw(1000)), None).expect("fchown");
+            }
+            set_ipv6_v6only(&thief, false).expect("an option");
+            set_socket_reuseaddr(&thief, address_reuse).expect("an option");
+            set_socket_reuseport(&thief, port_reuse && geteuid().is_root()).expect("an option");
+            for host in [Ipv6Addr::UNSPECIFIED, Ipv4Addr::LOCALHOST.to_ipv6_mapped()] {
+                let got = bind(&thief, &SocketAddrV6::new(host, port, 0, 0));
+                assert_eq!(got, Err(Errno::ADDRINUSE), "{when}: {host} reuseaddr={address_reuse} reuseport={port_reuse}");
+            }
+        }
+    }
+
     fn assert_refused(address: SocketAddr) {
         assert_eq!(TcpStream::connect(address).expect_err("nobody listens").kind(), ErrorKind::ConnectionRefused);
     }
@@ -146,7 +172,12 @@ mod tests {
     #[test]
     fn the_port_cannot_be_stolen_at_any_moment() {
         let (port, address) = reserved();
-        let check = |when: &str| [0, 1000].map(|uid| assert_nobody_else_binds(address.port(), uid, when));
+        let check = |when: &str| {
+            for uid in [0, 1000] {
+                assert_nobody_else_binds(address.port(), uid, when);
+            }
+            assert_nobody_binds_by_ipv6(address.port(), when);
+        };
         check("reserved");
         for round in 0..3 {
             port.listen().expect("listens");
@@ -154,6 +185,7 @@ mod tests {
             let mut client = TcpStream::connect(address).expect("connects");
             let served = accept(&port);
             // The server ends first: this end stays in TIME_WAIT, which must not keep the port from listening again.
+            closes_in_order(&served);
             drop(served);
             assert_eq!(client.read(&mut [0; 1]).expect("an end"), 0);
             drop(client);
@@ -192,9 +224,11 @@ mod tests {
     fn a_cut_is_a_reset_and_not_an_end() {
         let (port, address) = reserved();
         port.listen().expect("listens");
-        let mut client = TcpStream::connect(address).expect("connects");
-        reset(accept(&port));
-        assert_eq!(client.read(&mut [0; 1]).expect_err("reset").kind(), ErrorKind::ConnectionReset);
+        for cut in [reset, drop] {
+            let mut client = TcpStream::connect(address).expect("connects");
+            cut(accept(&port));
+            assert_eq!(client.read(&mut [0; 1]).expect_err("reset").kind(), ErrorKind::ConnectionReset);
+        }
     }
 
     #[test]

@@ -145,7 +145,9 @@ impl Session {
             }
             match self.tls.read_tls(&mut &self.stream) {
                 Ok(0) => return Err(SessionError::Closed),
-                Ok(_) => drop(self.tls.process_new_packets().map_err(invalid)?),
+                Ok(_) => {
+                    self.tls.process_new_packets().map_err(invalid)?;
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error.into()),
@@ -245,4 +247,23 @@ fn key_of(leaf: &CertificateDer<'_>) -> Option<Jkt> {
     let point = spki.as_ref().strip_prefix(&P384_SPKI_PREFIX)?;
     let point: &[u8; lease::NodeKey::SEC1_LEN] = point.try_into().ok()?;
     Jkt::of_ec_point("P-384", point)
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519};
+
+    use super::*;
+
+    #[test]
+    fn only_a_p384_key_can_be_a_gates_node_key() {
+        for (algorithm, fits) in [(&PKCS_ECDSA_P384_SHA384, true), (&PKCS_ECDSA_P256_SHA256, false), (&PKCS_ED25519, false)] {
+            let key = KeyPair::generate_for(algorithm).expect("a key");
+            let certificate = CertificateParams::new(vec!["a.test".into()]).expect("parameters").self_signed(&key).expect("a certificate");
+            let expected = Jkt::of_ec_point("P-384", key.public_key_raw()).filter(|_| fits);
+            assert_eq!(key_of(certificate.der()), expected, "{algorithm:?}");
+            assert_eq!(key_of(certificate.der()).is_some(), fits);
+        }
+        assert_eq!(key_of(&CertificateDer::from(vec![0x30, 0])), None);
+    }
 }

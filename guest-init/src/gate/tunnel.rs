@@ -10,7 +10,7 @@ use rustix::event::{PollFd, PollFlags};
 
 use super::door::Term;
 use super::event::wait;
-use super::port::reset;
+use super::port::{closes_in_order, reset};
 use super::session::Session;
 
 /// Bytes taken from the workload at once: four TLS records.
@@ -23,9 +23,10 @@ const PLAIN_BYTES: usize = DOWN_BYTES + 2 * 16 * 1024 + 1;
 /// Carries until both sides have ended, or one of them failed, or the lease is over.
 pub fn carry(workload: TcpStream, session: Session, term: &Term) {
     let mut tunnel = Tunnel::new(workload, session);
-    if tunnel.run(term).is_err() {
-        reset(tunnel.workload);
-        reset(tunnel.session.stream);
+    match tunnel.run(term) {
+        Ok(()) => closes_in_order(&tunnel.workload),
+        // The workload's is reset when it is dropped.
+        Err(_) => reset(tunnel.session.stream),
     }
 }
 

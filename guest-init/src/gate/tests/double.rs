@@ -96,7 +96,7 @@ impl ClientCertVerifier for AnyRawKey {
 }
 
 /// What a tunnel does with the workload's bytes.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Service {
     /// Sends them back; ends when they end.
     Echo,
@@ -203,7 +203,15 @@ impl Gate {
         let hello: Hello = from_frame(&body).map_err(io::Error::other)?;
         *self.peer.lock().expect("whole") = tls.conn.peer_certificates().map(|keys| keys[0].to_vec());
         self.hellos.lock().expect("whole").push(hello.clone());
-        self.say(tls, &self.answer(hello.open, &hello.token))?;
+        let answer = self.answer(hello.open, &hello.token);
+        if (hello.open, *self.service.lock().expect("whole")) == (Open::Tunnel, Service::EndsFirst) {
+            // In one record with the answer.
+            tls.write_all(&[&to_frame(&answer).expect("a frame")[..], b"bye"].concat())?;
+            tls.conn.send_close_notify();
+            tls.flush()?;
+            return self.carry(tls, term);
+        }
+        self.say(tls, &answer)?;
         match hello.open {
             Open::Tunnel => self.carry(tls, term),
             Open::Lease => loop {
@@ -238,11 +246,6 @@ impl Gate {
 
     fn carry(&self, tls: &mut Stream, term: usize) -> io::Result<()> {
         let service = *self.service.lock().expect("whole");
-        if service == Service::EndsFirst {
-            tls.write_all(b"bye")?;
-            tls.conn.send_close_notify();
-            tls.flush()?;
-        }
         let mut buffer = vec![0; 32 * 1024];
         loop {
             let read = self.read_some(tls, term, &mut buffer).inspect_err(|_| {
