@@ -111,7 +111,7 @@ fn revoked_superseded_and_leaked_is_cut_within_a_second() {
 
     let mut leaked = Inside::come(&gate, &service, service.enrolled("site-3"));
     let keys: Value = serde_json::from_str(&service.works(&["keys", "list", "--json"])).unwrap();
-    let kid = keys["keys"][0]["kid"].as_str().unwrap().to_owned();
+    let kid = keys[0]["kid"].as_str().unwrap().to_owned();
     service.works(&["keys", "rotate", "--delay", "0"]);
     let since = Instant::now();
     service.works(&["keys", "retire", &kid, "--now", "--reason", "leaked"]);
