@@ -1,5 +1,7 @@
 //! The schedule on a clock of the tests' own.
 
+use proptest::prelude::*;
+
 use super::*;
 
 fn token(life_seconds: u64) -> Token {
@@ -114,4 +116,28 @@ fn an_outcome_is_in_the_standing() {
     assert_eq!(standing.now().token, None);
     report(&standing, Ok(token(90)), seconds(60), None);
     assert_eq!(standing.now().token.map(|token| token.expires_at), Some(1090));
+}
+
+proptest! {
+    /// Whatever the service answers and whoever asks: attempts are neither a flood nor ever given up.
+    #[test]
+    fn attempts_are_never_closer_nor_further_apart_than_their_bounds(rounds in proptest::collection::vec((0u8..3, any::<bool>(), 1u64..4000), 1..60)) {
+        let mut now = Instant::now();
+        let mut schedule = Schedule::new(now, seconds(60));
+        for (outcome, asked, life) in rounds {
+            let by_itself = schedule.due;
+            let at = schedule.due(asked, now).max(now);
+            prop_assert!(schedule.due(asked, at) <= at, "its time has come");
+            let gap = at - now;
+            prop_assert!(gap >= SHORTEST_PERIOD.min(FIRST_PAUSE / 2) && gap <= LONGEST_LIFE);
+            prop_assert!(at == by_itself || (asked && gap >= FIRST_ASKED_GAP && at < by_itself), "{gap:?}");
+            now = at;
+            let outcome = match outcome {
+                0 => Ok(token(life)),
+                1 => refused(),
+                _ => unreached(),
+            };
+            schedule.attempted(now, &outcome, jittered);
+        }
+    }
 }
