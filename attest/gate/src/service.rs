@@ -34,6 +34,10 @@ const KEYS_EVERY: Duration = Duration::from_secs(60);
 const LONGEST_PAUSE: Duration = Duration::from_secs(6);
 /// Between two lists when the service says at once that there is more.
 const BETWEEN_LISTS: Duration = Duration::from_millis(20);
+/// An answer to the open request that comes so soon was not waited for.
+const AT_ONCE: Duration = Duration::from_millis(500);
+/// Between two attempts to have a request held open, where the service holds no more.
+const BETWEEN_ATTEMPTS: Duration = Duration::from_secs(1);
 /// A service that was heard less than this ago is reached.
 const REACHED_WITHIN: Duration = Duration::from_secs(15);
 /// A difference of the clocks that is worth a line in the log, in seconds.
@@ -177,10 +181,16 @@ impl Feed {
         let mut link = self.link();
         let mut failures = 0;
         loop {
+            let (begun, before) = (Instant::now(), self.cursor());
             match self.fetch_list(&mut link, Some(WAIT_SECONDS)).await {
                 Ok(true) => tokio::time::sleep(BETWEEN_LISTS).await,
-                // A list without news that comes at once, from a service that does not wait, is as good as a poll.
-                Ok(false) => failures = 0,
+                Ok(false) => {
+                    failures = 0;
+                    // No news, and at once: at the service as many wait as may. Until there is a place this is a poll.
+                    if self.cursor() == before && begun.elapsed() < AT_ONCE {
+                        tokio::time::sleep(jittered(BETWEEN_ATTEMPTS)).await;
+                    }
+                }
                 Err(error) => {
                     failures += 1;
                     self.failed(&error);
@@ -228,6 +238,10 @@ impl Feed {
         self.lists.load(Ordering::Relaxed)
     }
 
+    fn cursor(&self) -> Cursor {
+        *self.cursor.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn link(&self) -> Link {
         Link::new(self.config.urls.clone(), self.name.clone(), Arc::clone(&self.tls))
     }
@@ -245,7 +259,7 @@ impl Feed {
 
     /// Whether there is more to fetch at once.
     async fn fetch_list(&self, link: &mut Link, wait: Option<u64>) -> Result<bool, FeedError> {
-        let after = self.cursor.lock().unwrap_or_else(PoisonError::into_inner).number;
+        let after = self.cursor().number;
         let (path, patience) = match wait {
             Some(wait) => (format!("/coffer/v1/withdrawals?after={after}&wait={wait}"), PATIENCE + Duration::from_secs(wait)),
             None => (format!("/coffer/v1/withdrawals?after={after}"), PATIENCE),
