@@ -151,7 +151,7 @@ fn a_suspended_site_is_cut_at_once_and_comes_back_while_the_others_go_on() {
     // `none` reports only: the workload stays, without a server.
     let said = world.suspend("site-3");
     assert!(world.cut_after(said, "site-3") <= CUT);
-    three.workload.event("lost ", Duration::from_secs(10));
+    three.workload.event("lost ConnectionReset", Duration::from_secs(10));
     three.assert_no_server();
     three.vm.wait_for("refused code=site_suspended id=");
     let answer = three.get("/v1/token");
@@ -207,7 +207,7 @@ fn without_a_gate(site: &mut Up) {
 /// A gate that is killed takes every connection along; the one that comes after it rebuilds the leases from tokens.
 fn a_gate_that_restarts(world: &mut World, gate: Service, site: &mut Up) -> Service {
     drop(gate);
-    site.workload.event("lost ", Duration::from_secs(10));
+    site.workload.event("lost ConnectionReset", Duration::from_secs(10));
     site.assert_no_server();
     let gate = world.lab.serve_gate();
     site.dial(LEASED);
@@ -248,7 +248,7 @@ fn a_clone_takes_its_originals_place_and_another_project_gets_none() {
     // The clone's workload has its original's name: it is the next one.
     let mut clone = world.up("site-1", vm);
     clone.dial(LEASED);
-    original.workload.event("lost ", Duration::from_secs(10));
+    original.workload.event("lost ConnectionReset", Duration::from_secs(10));
     original.assert_no_server();
     original.vm.wait_for("replaced");
     clone.assert_ticking();

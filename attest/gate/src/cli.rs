@@ -64,8 +64,8 @@ pub struct Init {
     /// The SuperLink's Fleet API
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:9092")]
     pub fleet: String,
-    /// Seconds after its newest token was issued that a lease ends; project.yml's `check_frequency`
-    #[arg(long, value_name = "SECONDS", default_value_t = 120)]
+    /// Seconds after its newest token was issued that a lease ends; the sites' `check_frequency`, 600 if they have none
+    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
     pub check_frequency: u64,
     /// Print the result as JSON
     #[arg(long)]
