@@ -40,6 +40,23 @@ fn with_the_service_gone_leases_go_on_to_their_end_and_new_ones_begin() {
     gate.door.tunneled(&before, &issuer.token(&before));
 }
 
+/// A service where as many wait as may answers at once: the gate asks again soon, and not without end.
+#[test]
+fn a_service_that_holds_no_request_open_is_polled_and_not_flooded() {
+    let issuer = Issuer::start();
+    let gate = Gate::of(&issuer).in_touch(&issuer);
+    let boot = Boot::of("site-1");
+    let mut tunnel = gate.door.tunneled(&boot, &issuer.token(&boot));
+    issuer.answer_at_once();
+    let before = issuer.lists();
+    std::thread::sleep(Duration::from_secs(5));
+    let asked = issuer.lists() - before;
+    assert!((3..40).contains(&asked), "{asked} times in five seconds");
+    issuer.withdraw("site_suspended", Withdrawn::Site { host_data: boot.host_data });
+    let after = tunnel.reset(Duration::from_secs(5));
+    assert!(after < Duration::from_secs(3), "{after:?}");
+}
+
 /// Numbers of another epoch mean nothing: a restarted service counts anew, and nothing is missed nor counted twice.
 #[test]
 fn a_restarted_service_is_read_from_the_beginning() {

@@ -30,6 +30,8 @@ struct State {
     entries: Vec<Withdrawal>,
     /// Whether connections are hung up on.
     down: bool,
+    /// Whether no request is held open.
+    full: bool,
 }
 
 struct Shared {
@@ -53,7 +55,8 @@ pub struct Issuer {
 impl Issuer {
     pub fn start() -> Self {
         let (tls, ca) = certificate();
-        let state = State { signer: Signer::from_bytes(&random()).unwrap(), jwks: None, epoch: 1, entries: Vec::new(), down: false };
+        let state =
+            State { signer: Signer::from_bytes(&random()).unwrap(), jwks: None, epoch: 1, entries: Vec::new(), down: false, full: false };
         let (ahead, lists) = (AtomicI64::new(0), AtomicU64::new(0));
         let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new(), ahead, lists, tls: Arc::new(tls) });
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -165,6 +168,12 @@ impl Issuer {
         self.shared.changed.notify_all();
     }
 
+    /// Holds no request open any more: as many wait as may.
+    pub fn answer_at_once(&self) {
+        self.shared.state.lock().unwrap().full = true;
+        self.shared.changed.notify_all();
+    }
+
     /// Signs with a new key from now on; serves the key set that has both, as services do while they change keys.
     pub fn change_key(&self) {
         let mut state = self.shared.state.lock().unwrap();
@@ -202,7 +211,7 @@ impl Shared {
         let mut state = self.state.lock().unwrap();
         let epoch = state.epoch;
         let newest = |state: &State| state.entries.last().map_or(0, |last| last.number);
-        while begun.elapsed() < wait && newest(&state) <= after && !state.down && state.epoch == epoch {
+        while begun.elapsed() < wait && newest(&state) <= after && !state.down && !state.full && state.epoch == epoch {
             state = self.changed.wait_timeout(state, Duration::from_millis(200)).unwrap().0;
         }
         let entries = state.entries.iter().filter(|entry| entry.number > after).take(MAX_WITHDRAWALS_PER_LIST).cloned().collect();
