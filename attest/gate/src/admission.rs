@@ -1,7 +1,7 @@
 //! From a token and the key of a connection to a lease, or to a refusal with its reason.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use coffer_token::lease::NodeKey;
 use coffer_token::{Expectation, Jkt, Reject, Usage, check, header_kid};
@@ -13,6 +13,7 @@ use crate::keys::Keys;
 use crate::leases::{Leased, Leases, Step};
 use crate::proof::Proof;
 use crate::random;
+use crate::rate::Bucket;
 use crate::reason::Reason;
 use crate::sites::{Site, Sites};
 
@@ -43,6 +44,8 @@ pub struct Refusal {
     pub detail: String,
     /// What the log has it under.
     pub id: String,
+    /// Whether the token held: it is a site that is refused, and not anybody.
+    pub of_site: bool,
 }
 
 impl Refusal {
@@ -53,7 +56,7 @@ impl Refusal {
     }
 
     fn with(reason: Reason, detail: impl ToString) -> Self {
-        Self { reason, detail: detail.to_string(), id: random::id() }
+        Self { reason, detail: detail.to_string(), id: random::id(), of_site: false }
     }
 }
 
@@ -71,6 +74,13 @@ pub struct Admission {
     pub sites: Arc<Sites>,
     /// Who has to know a node key first.
     pub flower: Arc<Flower>,
+    /// How many lines of refused strangers the log takes.
+    pub lines: Mutex<Bucket>,
+}
+
+/// So many refusals of strangers are logged at once, then ten a second: disks fill up.
+pub fn lines_of_strangers(now: Instant) -> Mutex<Bucket> {
+    Mutex::new(Bucket::new(1000, Duration::from_millis(100), now))
 }
 
 /// What a guest has shown on a connection.
@@ -98,9 +108,7 @@ impl Admission {
             Ok(proof) => proof,
             Err(refusal) => {
                 self.sites.refused_stranger(refusal.reason);
-                let Refusal { reason, detail, id } = &refusal;
-                let (key, what) = (shown.jkt, shown.what);
-                tracing::warn!(%key, what, code = reason.code(), %id, detail, "refused");
+                self.log_stranger(&refusal, shown);
                 return Err(refusal);
             }
         };
@@ -117,10 +125,21 @@ impl Admission {
                 Ok(Admitted { leased, site, proof, lasts })
             }
             Err(refusal) => {
-                let Refusal { reason, detail, id } = &refusal;
-                tracing::warn!(site = %name, key = %jkt, %instance, token = %token_id, what, code = reason.code(), %id, detail, "refused");
-                Err(refusal)
+                if site.may_log(now.at) {
+                    let Refusal { reason, detail, id, .. } = &refusal;
+                    tracing::warn!(site = %name, key = %jkt, %instance, token = %token_id, what, code = reason.code(), %id, detail, "refused");
+                }
+                Err(Refusal { of_site: true, ..refusal })
             }
+        }
+    }
+
+    /// Anybody can be refused, so that not every such line is written: at the bound they are counted only.
+    fn log_stranger(&self, refusal: &Refusal, shown: Shown<'_>) {
+        if self.lines.lock().unwrap_or_else(PoisonError::into_inner).take(self.clock.now().at) {
+            let Refusal { reason, detail, id, .. } = refusal;
+            let (key, what) = (shown.jkt, shown.what);
+            tracing::warn!(%key, what, code = reason.code(), %id, detail, "refused");
         }
     }
 

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use coffer_token::Jkt;
 use coffer_token::lease::{ALPN, Answer, Hello, Open, Renewal};
@@ -42,6 +42,9 @@ pub struct Arrival {
     pub held: Held,
 }
 
+/// How much later than a lease lasts a renewal may come.
+const LATE_RENEWAL: Duration = Duration::from_secs(10);
+
 type Stream = TlsStream<Socket>;
 
 /// A guest that has said its first word.
@@ -55,19 +58,14 @@ struct Guest {
 /// Serves one connection to its end.
 pub async fn serve(gate: Arc<Gate>, arrival: Arrival) {
     let Arrival { tcp, peer, slot: _slot, held } = arrival;
-    let unheard = || {
-        gate.admission.sites.unheard.fetch_add(1, Ordering::Relaxed);
-    };
     let guest = match timeout(FIRST_WORD_TIMEOUT, first_word(&gate, tcp)).await {
         Ok(Ok(Some(guest))) => guest,
-        Ok(Ok(None)) => return unheard(),
-        Ok(Err(error)) => {
-            unheard();
-            return tracing::debug!(%peer, %error, "no first word");
-        }
-        Err(_) => {
-            unheard();
-            return tracing::debug!(%peer, "no first word in time");
+        nobody => {
+            gate.admission.sites.unheard.fetch_add(1, Ordering::Relaxed);
+            if let Ok(Err(error)) = nobody {
+                tracing::debug!(%peer, %error, "no first word");
+            }
+            return held.failed(Instant::now());
         }
     };
     let Guest { mut stream, reset, jkt, hello } = guest;
@@ -78,7 +76,12 @@ pub async fn serve(gate: Arc<Gate>, arrival: Arrival) {
     let shown = Shown { token: &hello.token, node: hello.node.as_ref(), jkt, before: None, what };
     let admitted = match gate.admission.admit(shown).await {
         Ok(admitted) => admitted,
-        Err(refusal) => return refuse(&mut stream, refusal).await,
+        Err(refusal) => {
+            let of_site = refusal.of_site;
+            refuse(&mut stream, refusal).await;
+            // A site has bounds of its own; those behind the same address are not to pay for it.
+            return if of_site { drop(held) } else { held.failed(Instant::now()) };
+        }
     };
     let Some(_place) = admitted.site.place(&gate.config.limits) else {
         let refusal = Refusal::of(Reason::SiteConnections);
@@ -117,7 +120,9 @@ async fn first_word(gate: &Gate, tcp: TcpStream) -> Result<Option<Guest>, WireEr
 
 /// The lease's conversation: renewals and their answers, and at the end why it is over.
 async fn lease(gate: &Gate, stream: Stream, reset: &Reset, admitted: Admitted) {
-    let Admitted { leased, site, proof, lasts } = admitted;
+    let Admitted { mut leased, site, proof, lasts } = admitted;
+    // No renewal for so long: the guest is gone without a word, or its lease lives on another connection.
+    let patience = gate.config.check_frequency + LATE_RENEWAL;
     let (read, mut write) = tokio::io::split(stream);
     if !answer(&mut write, gate.admitted(lasts)).await {
         return;
@@ -129,20 +134,21 @@ async fn lease(gate: &Gate, stream: Stream, reset: &Reset, admitted: Admitted) {
         let renewal = tokio::select! {
             biased;
             reason = leased.ended() => break Some(Refusal::of(reason)),
-            renewal = incoming.recv() => renewal,
+            renewal = timeout(patience, incoming.recv()) => renewal.unwrap_or(None),
         };
         match renewal {
             Some(Ok(Renewal { token })) => {
                 let shown = Shown { token: &token, node: None, jkt: proof.jkt, before: Some(&proof), what: "renewal" };
                 match gate.admission.admit(shown).await {
-                    Ok(renewed) if answer(&mut write, gate.admitted(renewed.lasts)).await => {}
+                    // Where it had ended meanwhile, this is another lease.
+                    Ok(renewed) if answer(&mut write, gate.admitted(renewed.lasts)).await => leased = renewed.leased,
                     Ok(_) => break None,
                     Err(refusal) => break Some(refusal),
                 }
             }
             Some(Err(())) => {
                 let refusal = Refusal::of(Reason::Malformed);
-                site.told(Some(refusal.reason), std::time::Instant::now());
+                site.told(Some(refusal.reason), Instant::now());
                 tracing::warn!(site = %site.name, key = %proof.jkt, what = "renewal", code = refusal.reason.code(), id = refusal.id, "refused");
                 break Some(refusal);
             }
@@ -211,7 +217,7 @@ async fn tunnel(gate: &Gate, mut stream: Stream, reset: Reset, admitted: Admitte
 
 fn note_refused(admitted: &Admitted, refusal: &Refusal, what: &str) {
     let Admitted { site, leased, .. } = admitted;
-    site.told(Some(refusal.reason), std::time::Instant::now());
+    site.told(Some(refusal.reason), Instant::now());
     tracing::warn!(site = %site.name, key = %leased.jkt, what, code = refusal.reason.code(), id = refusal.id, "refused");
 }
 

@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
 
@@ -24,7 +24,7 @@ pub async fn accept(gate: Arc<Gate>, listener: TcpListener) -> io::Result<()> {
                 continue;
             }
         };
-        let place = Arc::clone(&gate.slots).try_acquire_owned().ok().zip(gate.waiting.take(peer.ip()));
+        let place = Arc::clone(&gate.slots).try_acquire_owned().ok().zip(gate.waiting.take(peer.ip(), Instant::now()));
         let Some((slot, held)) = place else {
             gate.admission.sites.turned_away.fetch_add(1, Ordering::Relaxed);
             // There is nothing to say to whom there are too many of, and no FIN that they could wait for.

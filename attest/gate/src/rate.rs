@@ -20,14 +20,25 @@ impl Bucket {
         Self { every, full_at: now, burst }
     }
 
+    /// Whether all there can be are there.
+    #[must_use]
+    pub fn is_full(&self, now: Instant) -> bool {
+        self.full_at <= now
+    }
+
+    /// Whether there is one; takes none.
+    #[must_use]
+    pub fn has_one(&self, now: Instant) -> bool {
+        self.full_at.max(now) + self.every <= now + self.every * self.burst
+    }
+
     /// Takes one, if there is one.
     pub fn take(&mut self, now: Instant) -> bool {
-        let full_at = self.full_at.max(now) + self.every;
-        if full_at > now + self.every * self.burst {
-            return false;
+        let there = self.has_one(now);
+        if there {
+            self.full_at = self.full_at.max(now) + self.every;
         }
-        self.full_at = full_at;
-        true
+        there
     }
 }
 
@@ -39,7 +50,9 @@ mod tests {
     fn a_burst_then_one_at_a_time() {
         let start = Instant::now();
         let mut bucket = Bucket::new(3, Duration::from_secs(10), start);
+        assert!(bucket.is_full(start));
         assert_eq!((0..5).filter(|_| bucket.take(start)).count(), 3);
+        assert!(!bucket.is_full(start) && !bucket.has_one(start));
         assert!(!bucket.take(start + Duration::from_secs(9)));
         assert!(bucket.take(start + Duration::from_secs(10)) && !bucket.take(start + Duration::from_secs(10)));
         let later = start + Duration::from_secs(3600);

@@ -12,6 +12,10 @@ use crate::reason::Reason;
 /// So many times what a site may do per second it may do at once.
 const BURST_SECONDS: u32 = 5;
 
+/// So many of a site's refusals are logged at once; past that, one every so often, and the rest is counted only.
+const LINES_AT_ONCE: u32 = 200;
+const LINE_EVERY: Duration = Duration::from_millis(500);
+
 /// One site. It has a name because a token that held gave it one, so there are no more than were ever enrolled.
 #[derive(Debug)]
 pub struct Site {
@@ -34,6 +38,7 @@ pub struct Site {
 #[derive(Debug)]
 struct Rest {
     bucket: Bucket,
+    lines: Bucket,
     refused: BTreeMap<Reason, u64>,
     last: Option<Last>,
 }
@@ -69,13 +74,18 @@ impl Site {
             bytes_down: AtomicU64::new(0),
             cuts: AtomicU64::new(0),
             admitted: AtomicU64::new(0),
-            rest: Mutex::new(Rest { bucket, refused: BTreeMap::new(), last: None }),
+            rest: Mutex::new(Rest { bucket, lines: Bucket::new(LINES_AT_ONCE, LINE_EVERY, now), refused: BTreeMap::new(), last: None }),
         }
     }
 
     /// Whether it may show one more token now.
     pub fn may_come(&self, now: Instant) -> bool {
         self.lock().bucket.take(now)
+    }
+
+    /// Whether one more of its refusals is to be logged.
+    pub fn may_log(&self, now: Instant) -> bool {
+        self.lock().lines.take(now)
     }
 
     /// A place for one more connection, if it has not all of its own yet.

@@ -3,6 +3,9 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::rate::Bucket;
 
 /// An IPv4 address, an IPv6 /64: what one customer of a network gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -20,52 +23,83 @@ impl Source {
     }
 }
 
-/// Connections that have not shown a good token yet: so many in all, so many of one source.
+/// Failures that a source is forgiven at once: a site whose clock or token is wrong tries a few times a minute.
+const FAILURES_AT_ONCE: u32 = 500;
+/// One more after each.
+const FAILURE_EVERY: Duration = Duration::from_millis(20);
+/// So many sources with failures are remembered; past that those who have been good again are forgotten first.
+const SOURCES: usize = 16 * 1024;
+
+#[derive(Debug, Default)]
+struct Books {
+    /// Places taken, in all.
+    all: u32,
+    /// Places taken, by source.
+    held: HashMap<Source, u32>,
+    /// Failures, by source.
+    failures: HashMap<Source, Bucket>,
+}
+
+/// Connections that have not shown a good token yet: so many in all, so many of one source, and none of a source that failed too
+/// often, for a handshake in vain costs as much as a good one.
 #[derive(Debug, Clone)]
 pub struct Waiting {
     all: u32,
     each: u32,
-    held: Arc<Mutex<(u32, HashMap<Source, u32>)>>,
+    books: Arc<Mutex<Books>>,
 }
 
 /// One such connection, as long as this exists.
 #[derive(Debug)]
 pub struct Held {
     source: Source,
-    held: Arc<Mutex<(u32, HashMap<Source, u32>)>>,
+    books: Arc<Mutex<Books>>,
 }
 
 impl Waiting {
     /// Nobody yet.
     #[must_use]
     pub fn new(all: u32, each: u32) -> Self {
-        Self { all, each, held: Arc::default() }
+        Self { all, each, books: Arc::default() }
     }
 
-    /// Takes a place; `None` where all are taken, or all that this source may have.
+    /// Takes a place; `None` where all are taken, or all that this source may have, or where it failed too often.
     #[must_use]
-    pub fn take(&self, address: IpAddr) -> Option<Held> {
+    pub fn take(&self, address: IpAddr, now: Instant) -> Option<Held> {
         let source = Source::of(address);
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        let (all, by_source) = &mut *held;
-        let of_source = by_source.get(&source).copied().unwrap_or(0);
-        if *all >= self.all || of_source >= self.each {
+        let mut books = self.books.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_source = books.held.get(&source).copied().unwrap_or(0);
+        let failed = books.failures.get(&source).is_some_and(|failures| !failures.has_one(now));
+        if books.all >= self.all || of_source >= self.each || failed {
             return None;
         }
-        *all += 1;
-        by_source.insert(source, of_source + 1);
-        Some(Held { source, held: Arc::clone(&self.held) })
+        books.all += 1;
+        books.held.insert(source, of_source + 1);
+        Some(Held { source, books: Arc::clone(&self.books) })
+    }
+}
+
+impl Held {
+    /// It came to nothing.
+    pub fn failed(self, now: Instant) {
+        let mut books = self.books.lock().unwrap_or_else(PoisonError::into_inner);
+        if books.failures.len() >= SOURCES {
+            books.failures.retain(|_, failures| !failures.is_full(now));
+        }
+        if books.failures.len() < SOURCES {
+            let fresh = || Bucket::new(FAILURES_AT_ONCE, FAILURE_EVERY, now);
+            books.failures.entry(self.source).or_insert_with(fresh).take(now);
+        }
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        let (all, by_source) = &mut *held;
-        *all -= 1;
-        match by_source.get_mut(&self.source) {
+        let mut books = self.books.lock().unwrap_or_else(PoisonError::into_inner);
+        books.all -= 1;
+        match books.held.get_mut(&self.source) {
             Some(count) if *count > 1 => *count -= 1,
-            _ => drop(by_source.remove(&self.source)),
+            _ => drop(books.held.remove(&self.source)),
         }
     }
 }
@@ -77,16 +111,35 @@ mod tests {
     #[test]
     fn one_source_takes_its_share_and_leaves_the_rest() {
         let address = |text: &str| text.parse::<IpAddr>().expect("an address");
-        let waiting = Waiting::new(5, 3);
-        let taken: Vec<_> = (0..10).filter_map(|_| waiting.take(address("192.0.2.1"))).collect();
+        let (waiting, now) = (Waiting::new(5, 3), Instant::now());
+        let taken: Vec<_> = (0..10).filter_map(|_| waiting.take(address("192.0.2.1"), now)).collect();
         assert_eq!(taken.len(), 3);
-        assert!(waiting.take(address("::ffff:192.0.2.1")).is_none(), "the same in another form");
-        let others: Vec<_> = (0..10).filter_map(|n| waiting.take(address(&format!("2001:db8::{n}")))).collect();
+        assert!(waiting.take(address("::ffff:192.0.2.1"), now).is_none(), "the same in another form");
+        let others: Vec<_> = (0..10).filter_map(|n| waiting.take(address(&format!("2001:db8::{n}")), now)).collect();
         assert_eq!(others.len(), 2, "all in all five");
         drop(taken);
-        let neighbours: Vec<_> = (0..10).filter_map(|n| waiting.take(address(&format!("2001:db8:0:0:{n}::1")))).collect();
+        let neighbours: Vec<_> = (0..10).filter_map(|n| waiting.take(address(&format!("2001:db8:0:0:{n}::1")), now)).collect();
         assert_eq!(neighbours.len(), 1, "a /64 is one source");
         drop((others, neighbours));
-        assert_eq!(waiting.held.lock().expect("whole").1.len(), 0, "nothing is kept of who is gone");
+        assert_eq!(waiting.books.lock().expect("whole").held.len(), 0, "nothing is kept of who is gone");
+    }
+
+    #[test]
+    fn a_source_that_fails_without_end_waits_and_others_do_not() {
+        let address = |text: &str| text.parse::<IpAddr>().expect("an address");
+        let (waiting, now) = (Waiting::new(10, 10), Instant::now());
+        let bad = address("192.0.2.1");
+        let mut failed = 0;
+        while let Some(held) = waiting.take(bad, now) {
+            held.failed(now);
+            failed += 1;
+        }
+        assert_eq!(failed, FAILURES_AT_ONCE);
+        assert!(waiting.take(address("192.0.2.2"), now).is_some());
+        assert!(waiting.take(bad, now + FAILURE_EVERY).is_some(), "after a while");
+        // Who comes well is charged nothing, however often.
+        for _ in 0..2 * FAILURES_AT_ONCE {
+            drop(waiting.take(address("192.0.2.3"), now).expect("a place"));
+        }
     }
 }

@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Semaphore;
 
-use crate::admission::Admission;
+use crate::admission::{Admission, lines_of_strangers};
 use crate::attested::Attested;
 use crate::cli;
 use crate::clock::Clock;
@@ -105,7 +105,8 @@ async fn build(layout: &Layout, config: Config) -> Result<Gate, Failure> {
     let attested = config.attested.as_ref().map(|given| Arc::new(Attested::new(given.socket.clone(), server.key, Arc::clone(&clock))));
     let flower = Flower::start(&config.flower, &config.runs, Arc::clone(&leases)).await.or_fail("cannot stand in front of this Flower")?;
     let sites = Arc::new(Sites::new(limits));
-    let admission = Admission { service: config.service.clone(), keys, clock, leases, sites, flower };
+    let admission =
+        Admission { service: config.service.clone(), keys, clock, leases, sites, flower, lines: lines_of_strangers(Instant::now()) };
     Ok(Gate {
         config,
         admission,
