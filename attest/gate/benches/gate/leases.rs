@@ -1,29 +1,12 @@
 //! Five hundred sites that renew every second at a gate on one core, and how long it takes from a withdrawal to the RST.
 
-use std::fs;
 use std::time::{Duration, Instant};
 
 use coffer_token::Withdrawn;
 use coffer_token::lease::{Answer, Renewal};
 
+use crate::cpu;
 use crate::support::{Boot, Gate, Issuer, Service, Settings, Wire};
-
-/// `USER_HZ` of Linux on every architecture this runs on.
-const TICKS_PER_SECOND: f64 = 100.0;
-
-/// A process' CPU time so far, in seconds.
-fn cpu_seconds(pid: u32) -> f64 {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    // After the name, which may hold anything: utime and stime are fields 14 and 15 of proc(5).
-    let fields: Vec<_> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
-    fields[11..13].iter().map(|n| n.parse::<f64>().unwrap()).sum::<f64>() / TICKS_PER_SECOND
-}
-
-fn resident_kib(pid: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse().unwrap()
-}
 
 fn percentiles(times: &mut [Duration]) -> String {
     times.sort_unstable();
@@ -36,24 +19,24 @@ pub fn renewals(sites: usize, seconds: u32) {
     let issuer = Issuer::start();
     let gate = Gate::with(&issuer, &Settings { wrapper: ["taskset", "-c", "0"].map(str::to_owned).to_vec(), ..Settings::default() });
     let mut leased: Vec<(Boot, Wire)> = Vec::new();
-    let (begun, cpu) = (Instant::now(), cpu_seconds(gate.pid()));
+    let (begun, cpu) = (Instant::now(), cpu::seconds(gate.pid()));
     for n in 0..sites {
         let boot = Boot::of(&format!("site-{n}"));
         let wire = gate.door.leased(&boot, &issuer.token(&boot));
         leased.push((boot, wire));
     }
-    let used = cpu_seconds(gate.pid()) - cpu;
+    let used = cpu::seconds(gate.pid()) - cpu;
     println!("{sites} sites, the gate pinned to one core");
     println!("  {:<54}{:>9.2} ms of CPU each, {:.1} s in all", "coming in", 1000.0 * used / sites as f64, begun.elapsed().as_secs_f64());
-    println!("  {:<54}{:>9} KiB", "resident with all of them in", resident_kib(gate.pid()));
+    println!("  {:<54}{:>9} KiB", "resident with all of them in", cpu::resident_kib(gate.pid()));
 
-    let (begun, cpu) = (Instant::now(), cpu_seconds(gate.pid()));
+    let (begun, cpu) = (Instant::now(), cpu::seconds(gate.pid()));
     let mut answers: Vec<Duration> = std::thread::scope(|scope| {
         let shares: Vec<_> = leased.chunks_mut(sites.div_ceil(4)).map(|share| (share, &issuer)).collect();
         let running: Vec<_> = shares.into_iter().map(|(share, issuer)| scope.spawn(move || renew(share, issuer, seconds))).collect();
         running.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
     });
-    let (wall, used) = (begun.elapsed().as_secs_f64(), cpu_seconds(gate.pid()) - cpu);
+    let (wall, used) = (begun.elapsed().as_secs_f64(), cpu::seconds(gate.pid()) - cpu);
     println!("  {:<54}{:>9.0} /s", "renewals answered", answers.len() as f64 / wall);
     println!(
         "  {:<54}{:>9.0} % of one core, {:.2} ms each",

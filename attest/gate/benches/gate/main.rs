@@ -6,6 +6,7 @@
 //! TLS stream proxy at both ends (left out where it is not installed). It prints figures and ratios and never fails on time.
 #![forbid(unsafe_code)]
 
+mod cpu;
 mod endpoint;
 mod leases;
 mod nginx;
@@ -32,6 +33,12 @@ struct Asked {
 }
 
 fn main() {
+    let args: Vec<String> = std::env::args().collect();
+    if let [_, argument, origin] = args.as_slice()
+        && argument == endpoint::ARGUMENT
+    {
+        return endpoint::run(origin);
+    }
     let asked = asked();
     connections(&asked);
     leases::renewals(asked.sites, asked.seconds);
@@ -42,8 +49,9 @@ fn connections(asked: &Asked) {
     let origin = origin::start();
     let endpoint = Endpoint::start(origin);
     let nginx = Nginx::start(origin);
-    let mut ways = vec![Way::new("straight", origin), Way::new("guest's endpoint and gate", endpoint.address)];
-    ways.extend(nginx.as_ref().map(|nginx| Way::new("nginx and nginx", nginx.address)));
+    let mut ways =
+        vec![Way::new("straight", origin, Vec::new()), Way::new("guest's endpoint and gate", endpoint.address, endpoint.processes.clone())];
+    ways.extend(nginx.as_ref().map(|nginx| Way::new("nginx and nginx", nginx.address, nginx.processes())));
     for _ in 0..asked.rounds {
         for way in &mut ways {
             way.round(asked.mebibytes << 20, 2000, 20);
@@ -51,19 +59,20 @@ fn connections(asked: &Asked) {
     }
     println!("one way or another to one server, {} rounds of {} MiB", asked.rounds, asked.mebibytes);
     println!(
-        "  {:<28}{:>12}{:>12}{:>14}{:>20}{:>20}",
-        "", "down MiB/s", "up MiB/s", "2 + 2 MiB/s", "512 B p50/p99 us", "connect p50/p99 us"
+        "  {:<28}{:>12}{:>12}{:>14}{:>12}{:>20}{:>20}",
+        "", "down MiB/s", "up MiB/s", "2 + 2 MiB/s", "CPU s/GiB", "512 B p50/p99 us", "connect p50/p99 us"
     );
     let summaries: Vec<Summary> = ways.iter_mut().map(Way::summary).collect();
     for (way, summary) in ways.iter().zip(&summaries) {
         let mebibytes = |rate: f64| rate / f64::from(1 << 20);
         let two = |(median, worst): (Duration, Duration)| format!("{} / {}", median.as_micros(), worst.as_micros());
         println!(
-            "  {:<28}{:>12.0}{:>12.0}{:>14.0}{:>20}{:>20}",
+            "  {:<28}{:>12.0}{:>12.0}{:>14.0}{:>12.2}{:>20}{:>20}",
             way.name,
             mebibytes(summary.down),
             mebibytes(summary.up),
             mebibytes(summary.both),
+            summary.cpu,
             two(summary.echo),
             two(summary.connect)
         );
@@ -73,13 +82,14 @@ fn connections(asked: &Asked) {
         println!("  no ratio to nginx: it is not installed; hint: tests/setup.sh --long");
         return;
     };
-    // Above 1 is better than nginx, for times too.
+    // Above 1 is better than nginx, for times and CPU time too.
     let faster = |ours: Duration, theirs: Duration| theirs.as_secs_f64() / ours.as_secs_f64();
     println!(
-        "ratio to nginx (wanted: at least 0.9): down {:.2}, up {:.2}, 2 + 2 {:.2}, echo p50 {:.2}, p99 {:.2}, connect p50 {:.2}",
+        "ratio to nginx (wanted: at least 0.9): down {:.2}, up {:.2}, 2 + 2 {:.2}, CPU {:.2}, echo p50 {:.2}, p99 {:.2}, connect p50 {:.2}",
         ours.down / theirs.down,
         ours.up / theirs.up,
         ours.both / theirs.both,
+        theirs.cpu / ours.cpu,
         faster(ours.echo.0, theirs.echo.0),
         faster(ours.echo.1, theirs.echo.1),
         faster(ours.connect.0, theirs.connect.0)

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, PKCS_ECDSA_P384_SHA384};
 use tempfile::TempDir;
 
+use crate::cpu;
+
 /// Both ends, each one process with one worker per core.
 pub struct Nginx {
     children: [Child; 2],
@@ -62,6 +64,13 @@ impl Nginx {
             }
         }
         Some(Self { children, address: plain, _dir: dir })
+    }
+}
+
+impl Nginx {
+    /// Masters and workers of both ends.
+    pub fn processes(&self) -> Vec<u32> {
+        self.children.iter().flat_map(|child| cpu::family(child.id())).collect()
     }
 }
 

@@ -4,12 +4,15 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
+use crate::cpu;
 use crate::origin::{CHUNK, mode};
 
 /// A way to the server, by where it begins.
 pub struct Way {
     pub name: &'static str,
     pub address: SocketAddr,
+    /// Who carries the bytes.
+    processes: Vec<u32>,
     results: Results,
 }
 
@@ -19,6 +22,7 @@ struct Results {
     down: Vec<f64>,
     up: Vec<f64>,
     both: Vec<f64>,
+    cpu: Vec<f64>,
     echoes: Vec<Duration>,
     connects: Vec<Duration>,
 }
@@ -31,6 +35,8 @@ pub struct Summary {
     pub up: f64,
     /// Four connections, two each way; bytes per second.
     pub both: f64,
+    /// What a GiB of it all costs, in seconds of CPU time, at both ends together. A busy machine does not blur it.
+    pub cpu: f64,
     /// 512 bytes there and back: median and 99th percentile.
     pub echo: (Duration, Duration),
     /// A new connection until its first byte is back: the same.
@@ -38,12 +44,13 @@ pub struct Summary {
 }
 
 impl Way {
-    pub fn new(name: &'static str, address: SocketAddr) -> Self {
-        Self { name, address, results: Results::default() }
+    pub fn new(name: &'static str, address: SocketAddr, processes: Vec<u32>) -> Self {
+        Self { name, address, processes, results: Results::default() }
     }
 
     /// Once everything. Rounds of the ways take turns, so that whatever else the machine does meets all of them.
     pub fn round(&mut self, bytes: u64, echoes: usize, connects: usize) {
+        let cpu = self.cpu_seconds();
         self.results.down.push(rate(bytes, || transfer(self.address, mode::SEND, bytes)));
         self.results.up.push(rate(bytes, || transfer(self.address, mode::TAKE, bytes)));
         let (part, address) = (bytes / 2, self.address);
@@ -54,6 +61,7 @@ impl Way {
                 }
             });
         }));
+        self.results.cpu.push((self.cpu_seconds() - cpu) / (4 * bytes) as f64 * f64::from(1 << 30));
         self.results.echoes.extend(echo(self.address, echoes));
         self.results.connects.extend((0..connects).map(|_| {
             let begun = Instant::now();
@@ -62,6 +70,10 @@ impl Way {
             socket.read_exact(&mut [0]).unwrap();
             begun.elapsed()
         }));
+    }
+
+    fn cpu_seconds(&self) -> f64 {
+        self.processes.iter().map(|pid| cpu::seconds(*pid)).sum()
     }
 
     pub fn summary(&mut self) -> Summary {
@@ -78,6 +90,7 @@ impl Way {
             down: median(&mut results.down),
             up: median(&mut results.up),
             both: median(&mut results.both),
+            cpu: median(&mut results.cpu),
             echo: two(&mut results.echoes),
             connect: two(&mut results.connects),
         }
