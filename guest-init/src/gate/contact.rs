@@ -28,6 +28,9 @@ pub enum NotAdmitted {
     /// No connection, or no answer.
     #[error(transparent)]
     Unreached(#[from] SessionError),
+    /// The gate's last word has run out.
+    #[error("no newer token was admitted in time")]
+    Over,
     /// The gate said no.
     #[error("refused: {} ({})", .0.code, .0.id)]
     Refused(Refusal),
@@ -106,7 +109,7 @@ impl Contact {
     pub fn admission(&self, session: &Session, answer: Answer, own: &Token) -> Result<Duration, NotAdmitted> {
         match answer {
             Answer::Refused { code, detail, id, retry_after_seconds } => {
-                Err(NotAdmitted::Refused(Refusal { code, detail, id, retry_after_seconds }))
+                Err(NotAdmitted::Refused(Refusal { code: word(&code), detail, id: word(&id), retry_after_seconds }))
             }
             Answer::Admitted { lease_seconds, gate_token } => {
                 if let Some(aggregator) = &self.aggregator {
@@ -116,6 +119,11 @@ impl Contact {
             }
         }
     }
+}
+
+/// What can be a code or an id, and nothing that would read as another part of a line.
+fn word(text: &str) -> String {
+    text.chars().filter(|c| c.is_ascii_alphanumeric() || "_-.:".contains(*c)).take(64).collect()
 }
 
 /// The parts of `host:port`; an IPv6 address stands in brackets.
@@ -135,10 +143,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_are_host_and_port() {
+    fn addresses_are_host_and_port_and_codes_are_words() {
         assert_eq!(host_and_port("10.0.2.2:9443"), Some(("10.0.2.2", 9443)));
         assert_eq!(host_and_port("gate.demo.test:1"), Some(("gate.demo.test", 1)));
         assert_eq!(host_and_port("[fd00::1]:9443"), Some(("[fd00::1]", 9443)));
+        assert_eq!(word("site_cut"), "site_cut");
+        assert_eq!(word("x id=1 \"\n\u{1b}[2J"), "xid12J");
+        assert_eq!(word(&"y".repeat(1000)).len(), 64);
         for bad in ["", "a", "a:", ":1", "a:0", "a:65536", "fd00::1:9443", "[x]:1", "https://a:1", "a b:1", "a\n:1"] {
             assert_eq!(host_and_port(bad), None, "{bad}");
         }

@@ -22,6 +22,9 @@ const ANSWER_PATIENCE: Duration = Duration::from_secs(if cfg!(test) { 2 } else {
 /// Pauses between attempts double from the first to the last.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LAST_PAUSE: Duration = Duration::from_secs(30);
+/// A lease that lasted so long was one; after a shorter one the next pause is longer, so that who is leased and cut in turns does not
+/// keep gate and console busy.
+const STEADY: Duration = Duration::from_secs(10);
 /// What a gate's `retry_after_seconds` is taken for, whatever it says.
 const SHORTEST_RETRY: Duration = Duration::from_secs(1);
 const LONGEST_RETRY: Duration = Duration::from_secs(60);
@@ -42,7 +45,8 @@ pub struct Client {
 /// Why there is no lease, or no longer.
 struct Ended {
     cause: NotAdmitted,
-    was_leased: bool,
+    /// For how long there was one.
+    leased: Option<Duration>,
     /// The token that was shown last.
     shown: Option<Arc<Token>>,
 }
@@ -60,7 +64,7 @@ impl Client {
             self.await_token();
             let ended = self.hold();
             self.door.close();
-            if ended.was_leased {
+            if ended.leased.is_some_and(|leased| leased >= STEADY) {
                 pause = FIRST_PAUSE;
             }
             let next = match &ended.cause {
@@ -84,28 +88,28 @@ impl Client {
 
     /// One lease, from the first connection to its end.
     fn hold(&mut self) -> Ended {
-        let mut cause = NotAdmitted::Unreached(SessionError::Io(std::io::ErrorKind::NotFound.into()));
+        let mut cause = NotAdmitted::Unreached(SessionError::NoAddress);
         let addresses = match self.contact.addresses() {
             Ok(addresses) => addresses,
-            Err(error) => return Ended { cause: error.into(), was_leased: false, shown: None },
+            Err(error) => return Ended { cause: error.into(), leased: None, shown: None },
         };
         for address in addresses {
             let patience = Patience { deadline: Instant::now() + ANSWER_PATIENCE, cut: None };
             match self.contact.open(address, Open::Lease, patience) {
                 Ok((session, token, lease)) => {
-                    let mut shown = token;
+                    let (mut shown, since) = (token, Instant::now());
                     let cause = match self.keep(session, address, &mut shown, lease) {
                         Ok(never) => match never {},
                         Err(cause) => cause,
                     };
-                    return Ended { cause, was_leased: true, shown: Some(shown) };
+                    return Ended { cause, leased: Some(since.elapsed()), shown: Some(shown) };
                 }
                 // The next address may be another gate's, or another way to this one; an answer is an answer.
                 Err(NotAdmitted::Unreached(error)) => cause = error.into(),
-                Err(other) => return Ended { cause: other, was_leased: false, shown: self.standing().now().token },
+                Err(other) => return Ended { cause: other, leased: None, shown: self.standing().now().token },
             }
         }
-        Ended { cause, was_leased: false, shown: None }
+        Ended { cause, leased: None, shown: None }
     }
 
     /// Keeps the lease until it ends.
@@ -122,11 +126,9 @@ impl Client {
         self.said.clear();
         console::line(&format!("lease until={}", unix_now() + lease.as_secs()));
         // When the answer to a renewal, or the rest of an answer, has to be there.
-        let mut due = None;
+        let mut due: Option<Instant> = None;
         let mut renewing = false;
         loop {
-            let deadline = due.map_or(until, |due: Instant| due.min(until));
-            self.await_gate(&session, deadline)?;
             while let Some(answer) = session.arrived()? {
                 if !renewing && matches!(answer, Answer::Admitted { .. }) {
                     return Err(SessionError::Protocol.into());
@@ -136,8 +138,11 @@ impl Client {
                 self.standing().leased(Lease::Until(until));
             }
             let now = Instant::now();
-            if now >= until || due.is_some_and(|due| now >= due) {
-                return Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into());
+            if due.is_some_and(|due| now >= due) {
+                return Err(SessionError::Silent.into());
+            }
+            if now >= until {
+                return Err(NotAdmitted::Over);
             }
             if session.is_midway() && due.is_none() {
                 due = Some(now + ANSWER_PATIENCE);
@@ -150,6 +155,7 @@ impl Client {
                 (renewing, due) = (true, Some(now + ANSWER_PATIENCE));
                 *shown = newest;
             }
+            self.await_gate(&session, due.map_or(until, |due| due.min(until)))?;
         }
     }
 
@@ -179,7 +185,7 @@ impl Client {
         if self.standing().now().lease != lease {
             self.standing().leased(lease);
         }
-        if ended.was_leased {
+        if ended.leased.is_some() {
             console::line(&format!("lease lost {line}"));
         } else if self.said != line {
             console::line(&format!("no lease {line} next={:.1}", next.as_secs_f32()));

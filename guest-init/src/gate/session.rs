@@ -42,6 +42,12 @@ pub enum SessionError {
     /// What came is no answer.
     #[error(transparent)]
     Frame(#[from] FrameError),
+    /// A name without an address.
+    #[error("gate.addresses lead to no address")]
+    NoAddress,
+    /// Connected, and then nothing, or too little.
+    #[error("the gate does not answer")]
+    Silent,
     /// The gate closed the connection.
     #[error("the gate closed the connection")]
     Closed,

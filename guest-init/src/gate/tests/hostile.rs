@@ -151,6 +151,17 @@ fn a_gate_that_falls_silent_under_a_lease_loses_it() {
     }
 }
 
+/// A gate that leases and cuts in turns is asked less and less often.
+#[test]
+fn a_gate_that_flaps_is_left_alone() {
+    let authority = authority(NAME);
+    let gate = Gate::start(&authority.server, |_, _| admitted(0));
+    let _guest = Guest::start(&site(&authority, &[gate.address]));
+    thread::sleep(Duration::from_secs(4));
+    let asked = gate.hellos(Open::Lease);
+    assert!((2..=7).contains(&asked), "asked {asked} times in 4 s");
+}
+
 #[test]
 fn a_tunnel_under_way_ends_with_the_lease() {
     let authority = authority(NAME);
