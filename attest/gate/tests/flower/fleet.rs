@@ -1,6 +1,7 @@
 //! The Fleet front: what comes out of a leased site's tunnel is a Fleet call of its attested node, or goes nowhere.
 
 use std::io::{Read, Write};
+use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,15 +11,15 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
-use super::lab::{GRPC, Group, HTTP, PATIENCE, SuperLink, boot_with_node};
+use super::lab::{GRPC, Group, HTTP, PATIENCE, SuperLink, boot_with_node, three_ports};
 use super::support::{Boot, Gate, Issuer, Wire, eventually};
 
 /// Flower's TLS inside a tunnel.
-type Inner = StreamOwned<ClientConnection, StreamOwned<ClientConnection, std::net::TcpStream>>;
+pub type Inner = StreamOwned<ClientConnection, StreamOwned<ClientConnection, std::net::TcpStream>>;
 
-fn inner(link: &SuperLink, wire: Wire) -> Inner {
+pub fn inner(ca: &Path, wire: Wire) -> Inner {
     let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_file(link.path().join("ca.crt")).unwrap()).unwrap();
+    roots.add(CertificateDer::from_pem_file(ca).unwrap()).unwrap();
     let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()));
     let config = builder.with_safe_default_protocol_versions().unwrap().with_root_certificates(roots).with_no_client_auth();
     StreamOwned::new(ClientConnection::new(Arc::new(config), "localhost".try_into().unwrap()).unwrap(), wire.0)
@@ -26,7 +27,7 @@ fn inner(link: &SuperLink, wire: Wire) -> Inner {
 
 /// Sends a request as it stands; the answer's status line and everything after it.
 fn asked(link: &SuperLink, gate: &Gate, boot: &Boot, token: &str, request: &str) -> String {
-    let mut stream = inner(link, gate.door.tunneled(boot, token));
+    let mut stream = inner(&link.path().join("ca.crt"), gate.door.tunneled(boot, token));
     stream.write_all(request.as_bytes()).unwrap();
     let mut answer = vec![];
     // The gate ends the connection after a refusal; what was read until then is the answer.
@@ -35,7 +36,7 @@ fn asked(link: &SuperLink, gate: &Gate, boot: &Boot, token: &str, request: &str)
 }
 
 /// What `flwr-public-key` is for a key in OpenSSH's form, by another implementation than the gate's.
-fn header_of(key: &std::path::Path) -> String {
+pub fn header_of(key: &Path) -> String {
     let pem = Command::new("ssh-keygen").args(["-e", "-m", "PKCS8", "-f"]).arg(key).output().unwrap().stdout;
     data_encoding::BASE64.encode(&pem)
 }
@@ -105,7 +106,7 @@ fn long_flower_1_41_does_its_rounds_through_the_gate_and_pauses_without_a_requir
         let home = link.path().join(format!("node-{number}"));
         std::fs::create_dir(&home).unwrap();
         command.env("FLWR_HOME", &home).args(["--root-certificates"]).arg(link.path().join("ca.crt"));
-        command.args(["--superlink", address, "--port", "0", "--node-config", "partition-id=0 num-partitions=2"]);
+        command.args(["--superlink", address, "--port", &three_ports().to_string(), "--node-config", "partition-id=0 num-partitions=2"]);
         command.arg("--auth-supernode-private-key").arg(link.path().join(format!("site-{number}")));
         Group::start(&mut command, &link.path().join(format!("supernode-{number}.log")))
     };

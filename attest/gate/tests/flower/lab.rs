@@ -163,7 +163,12 @@ pub struct Cli<'a> {
 impl Cli<'_> {
     fn flwr(&self, words: &[&str], tail: &[&str]) -> Output {
         let mut command = self.link.program("flwr");
-        command.env("FLWR_HOME", self.home.path()).env("HOME", self.home.path()).env("COLUMNS", "500").current_dir(self.home.path()).args(words);
+        command
+            .env("FLWR_HOME", self.home.path())
+            .env("HOME", self.home.path())
+            .env("COLUMNS", "500")
+            .current_dir(self.home.path())
+            .args(words);
         if self.link.version == KIT_KEYS && words[0] != "run" {
             command.arg(&self.app);
         }
@@ -229,7 +234,7 @@ fn openssh_key(path: &Path) -> String {
 }
 
 /// The first of three ports in a row that nobody listens at.
-fn three_ports() -> u16 {
+pub fn three_ports() -> u16 {
     loop {
         let first = 20_001 + u16::from_be_bytes(random::<2>()) % 9_000;
         let free = |port| TcpListener::bind(("127.0.0.1", port)).is_ok();

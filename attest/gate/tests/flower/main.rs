@@ -8,6 +8,7 @@ mod fleet;
 mod lab;
 mod nodes;
 mod runs;
+mod terminate;
 
 #[path = "../support/mod.rs"]
 #[allow(dead_code, unused_imports, reason = "the tests of other targets use the rest")]
