@@ -1,4 +1,5 @@
-//! The HTTP surface: one route, one function, one typed body. `healthz`, `jwks.json` and the handshake are open to everybody.
+//! The HTTP surface: one route, one function, one typed body. `healthz`, `jwks.json`, the two signed lists, `openapi.json` and the handshake are
+//! open to everybody.
 
 mod admins;
 mod attest;
