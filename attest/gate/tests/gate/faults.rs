@@ -34,6 +34,8 @@ fn with_the_service_gone_leases_go_on_to_their_end_and_new_ones_begin() {
     issuer.restart();
     issuer.set_down(false);
     eventually("the suspension", Duration::from_secs(20), || {
+        // Ten a second are what one site may.
+        std::thread::sleep(Duration::from_millis(150));
         let (_, answer) = gate.door.tunnel(&after, &token);
         matches!(answer, Answer::Refused { .. }).then(|| assert_eq!(refusal(&answer).0, "withdrawn"))
     });

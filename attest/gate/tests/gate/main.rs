@@ -8,6 +8,7 @@ mod cuts;
 mod faults;
 mod frames;
 mod leases;
+mod operator;
 mod together;
 mod tokens;
 
