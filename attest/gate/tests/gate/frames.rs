@@ -18,7 +18,9 @@ struct Calm {
 impl Calm {
     fn come(gate: &Gate, issuer: &Issuer) -> Self {
         let boot = Boot::of("calm");
-        let tunnel = gate.door.tunneled(&boot, &issuer.token(&boot));
+        let mut tunnel = gate.door.tunneled(&boot, &issuer.token(&boot));
+        // Back from the server: its connection is counted by now.
+        assert_eq!(tunnel.echo(b"here").unwrap(), b"here");
         Self { boot, tunnel }
     }
 

@@ -182,7 +182,7 @@ fn what_another_role_project_or_root_was_given_opens_no_gate() {
     assert_eq!(elsewhere.door.refusal(&guest.boot, &token).0, "token_key");
     let theirs = other.enrolled("site-1");
     assert_eq!(gate.door.refusal(&theirs.boot, &other.token(&theirs)).0, "token_key");
-    gate.door.tunneled(&guest.boot, &token);
+    assert_eq!(gate.door.tunneled(&guest.boot, &token).echo(b"through").unwrap(), b"through");
     assert_eq!(gate.upstream.connections(), 1);
 }
 
