@@ -117,7 +117,8 @@ fn long_flower_1_41_does_its_rounds_through_the_gate_and_pauses_without_a_requir
     // The second site is suspended: no work for the first, which stays online.
     issuer.withdraw("site_suspended", Withdrawn::Site { host_data: boots[1].host_data });
     leases[1] = None;
-    gate.logged(&["a run is paused", "site-2", &run.to_string()]);
+    let logged = |words: &[&str]| gate.log().lines().any(|line| words.iter().all(|word| line.contains(word))).then_some(());
+    eventually("the pause", PATIENCE, || logged(&["a run is paused", "site-2", &run.to_string()]));
     let paused = Instant::now();
     while paused.elapsed() < Duration::from_secs(75) {
         std::thread::sleep(Duration::from_secs(5));
@@ -129,7 +130,7 @@ fn long_flower_1_41_does_its_rounds_through_the_gate_and_pauses_without_a_requir
     leases[1] = Some(gate.door.leased(&boots[1], &issuer.token(&boots[1])));
     let endpoint = super::endpoint::listen(&gate.door, &boots[1], issuer.token(&boots[1]));
     let _second = node(2, &endpoint);
-    gate.logged(&["hold their leases again", "resumed=true"]);
+    eventually("the resumption", PATIENCE, || logged(&["hold their leases again", "resumed=true"]));
     eventually("the run finishes", Duration::from_secs(240), || (cli.status(run) == "finished:completed").then_some(()));
 }
 
