@@ -38,7 +38,7 @@ const ONLINE: Duration = Duration::from_secs(180);
 /// A round of these: 20 s on an idle machine, and `PATIENCE_S` where a node does not answer.
 const ROUND: Duration = Duration::from_secs(150);
 /// What a round waits for its replies.
-const PATIENCE_S: u32 = 45;
+const PATIENCE_S: u32 = 60;
 /// What issue and design promise: from the admin's word to the end of the last connection.
 const CUT: Duration = Duration::from_secs(1);
 /// A guest in quarantine asks once a minute; then the SuperNode starts and takes part.
@@ -97,7 +97,8 @@ impl Federation {
         let mut run = self.a_run_of_two();
         let stranger = self.a_node_nobody_attested();
         self.a_stolen_token_is_worth_nothing();
-        run.wait_for("round 2: asked 2 nodes", 0, ROUND);
+        let here = run.said().len();
+        run.wait_for("asked 2 nodes", here, ROUND);
 
         // Mid-round: the site is cut at once, its container stops, and the run goes on.
         self.suspend_the_first();
@@ -115,26 +116,28 @@ impl Federation {
         self.end_in_order();
     }
 
-    /// A run that the gate lets start when both sites are leased; its first round has both.
+    /// A run that the gate lets start when both sites are leased; it has had a round with both.
     fn a_run_of_two(&mut self) -> Process {
         eventually("two leases", ONLINE, || (self.is_leased("site-1") && self.is_leased("site-2")).then_some(()));
         let config = format!("rounds=40 nodes=2 seconds=4 patience={PATIENCE_S}");
         let mut run = self.flower.start_run("run", &config);
-        run.wait_for("round 1: sites [1, 2] of 2 asked", 0, ONLINE + ROUND);
+        run.wait_for(": sites [1, 2] of 2 asked", 0, ONLINE + ROUND);
         run
     }
 
     /// The SuperLink knows this node's key, and the gate is where it is told to go.
     fn a_node_nobody_attested(&self) -> (Process, PathBuf) {
         let key = self.flower.known_key();
-        let mut node = self.flower.outside_node("stranger", &format!("localhost:{}", self.lab.gate_port()), &key);
-        node.assert_runs();
+        let node = self.flower.outside_node("stranger", &format!("localhost:{}", self.lab.gate_port()), &key);
+        eventually("it fails", ONLINE, || {
+            let said = node.said().to_lowercase();
+            (said.contains("handshake") || said.contains("connection attempt failed")).then_some(())
+        });
         (node, key)
     }
 
-    /// It has tried all the time: no round had it. With the same key and no gate in front it takes part, so it was not the key.
-    fn never_online(&self, (mut node, key): (Process, PathBuf), run: &mut Process) {
-        node.assert_runs();
+    /// Whatever it tried, no round had it. With the same key and no gate in front it takes part, so it was not the key.
+    fn never_online(&self, (node, key): (Process, PathBuf), run: &mut Process) {
         assert!(!run.said().contains("asked 3 nodes"), "{}\n{}", run.said(), node.said());
         drop(node);
         let mut node = self.flower.outside_node("insider", &self.flower.fleet(), &key);
