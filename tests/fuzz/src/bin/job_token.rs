@@ -26,17 +26,20 @@ fuzz_target!(init: plant(made()), |bytes: &[u8]| {
         root_of_trust: "amd-sev-snp",
         usage: Usage::Job { project: "demo", role: "client", peer: PEER },
     };
+    let aggregator = Expectation { usage: Usage::Aggregator { project: "demo", peer_node: PEER }, ..job };
     let key_service = Expectation { usage: Usage::KeyService, ..job };
     if let Ok(text) = std::str::from_utf8(bytes) {
         // Nothing in a seed is signed, and nobody finds a signature by mutation.
-        assert!(check(text, &issuer.jwks(), &job, NOW).is_err() && check(text, &issuer.jwks(), &key_service, NOW).is_err());
+        for expected in [job, aggregator, key_service] {
+            assert!(check(text, &issuer.jwks(), &expected, NOW).is_err());
+        }
     }
     let split = bytes.iter().position(|byte| *byte == b'\n').unwrap_or(bytes.len());
     let (header, payload) = (&bytes[..split], bytes.get(split + 1..).unwrap_or_default());
     let token = sign(header, payload);
     let stranger = Signer::from_bytes(&[2; 32]).expect("a scalar").jwks();
     let mut taken = 0;
-    for expected in [job, key_service] {
+    for expected in [job, aggregator, key_service] {
         assert!(check(&token, &stranger, &expected, NOW).is_err(), "another's key takes nothing");
         let Ok(checked) = check(&token, &issuer.jwks(), &expected, NOW) else { continue };
         taken += 1;
@@ -47,6 +50,9 @@ fuzz_target!(init: plant(made()), |bytes: &[u8]| {
         assert_eq!(claims.coffer().root_of_trust, job.root_of_trust);
         match expected.usage {
             Usage::Job { .. } => assert_eq!(claims.confirmation(), Some(PEER), "a job token belongs to its peer"),
+            Usage::Aggregator { .. } => {
+                assert_eq!((claims.coffer().role.as_str(), claims.coffer().node_jkt), ("superlink", Some(PEER)), "an aggregator names its node key");
+            }
             Usage::KeyService => assert_eq!(claims.confirmation(), None, "a stock client's token is nobody's"),
         }
         let header: Value = serde_json::from_slice(header).expect("a header is JSON");
@@ -91,8 +97,12 @@ fn made() -> Vec<Vec<u8>> {
         gpu: GpuVerdict::None,
         purpose: "boot".into(),
     };
-    let forms = [(Typ::Job, Some(PEER), None), (Typ::Kbs, None, Some(serde_json::json!({ "kty": "EC" })))];
-    let parts = forms.map(|(typ, confirmation, tee_pubkey)| {
+    let forms = [
+        (Typ::Job, "client", Some(PEER), None),
+        (Typ::Job, "superlink", Some(PEER), None),
+        (Typ::Kbs, "client", None, Some(serde_json::json!({ "kty": "EC" }))),
+    ];
+    let parts = forms.map(|(typ, role, confirmation, tee_pubkey)| {
         let claims = Claims::affirming(Subject {
             issuer: "https://attest.demo.test".into(),
             audience: "demo".into(),
@@ -101,7 +111,7 @@ fn made() -> Vec<Vec<u8>> {
             lifetime_seconds: 300,
             confirmation,
             tee_pubkey,
-            coffer: coffer.clone(),
+            coffer: CofferClaims { role: role.into(), ..coffer.clone() },
         });
         let token = issuer.sign(typ, &claims).expect("signs");
         let parts: Vec<_> = token.split('.').map(|part| BASE64URL_NOPAD.decode(part.as_bytes()).expect("base64url")).collect();
