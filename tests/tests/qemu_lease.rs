@@ -139,7 +139,7 @@ fn a_suspended_site_is_cut_at_once_and_comes_back_while_the_others_go_on() {
     // One bad site: it is cut, and nobody else.
     let said = world.suspend("site-1");
     let took = world.cut_after(said, "site-1");
-    eprintln!("suspension to the server's last byte: {took:?}");
+    eprintln!("from the suspension's answer to the server's last byte: {took:?}");
     assert!(took <= CUT, "cut only after {took:?}");
     two.assert_ticking();
     three.assert_ticking();
@@ -215,14 +215,18 @@ fn a_gate_that_restarts(world: &mut World, gate: Service, site: &mut Up) -> Serv
     gate
 }
 
-/// While the key service is away a renewal fails, and nothing stops; when it is back the guest renews.
+/// While the key service is away a renewal fails, and nothing stops; when it is back the guest renews, and the gate hears it again.
 fn a_service_that_is_away(world: &mut World, site: &mut Up) {
+    let epoch = |world: &World| world.lab.gate_status()["service"]["epoch"].as_u64();
+    let before = epoch(world);
     world.service = None;
     site.vm.wait_for("waiting stage=renew ");
     site.assert_ticking();
     let renewed = site.vm.console().matches("coffer-init: renewed token_exp=").count();
     world.service = Some(world.lab.serve());
     eventually("a renewal", LEASED, || (site.vm.console().matches("coffer-init: renewed token_exp=").count() > renewed).then_some(()));
+    // What is withdrawn from here on is pushed; until here it would have been polled.
+    eventually("the gate's word with the new service", LEASED, || (epoch(world) > before).then_some(()));
     site.assert_ticking();
     assert!(!site.vm.console().contains("coffer-init: refused "), "{}", site.vm.console());
 }
