@@ -236,3 +236,6 @@ const fn reason_of_node(refusal: &NodeRefusal) -> Reason {
         _ => Reason::NodeRefused,
     }
 }
+
+#[cfg(test)]
+mod tests;
