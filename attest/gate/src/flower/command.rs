@@ -101,6 +101,16 @@ pub struct Flwr {
 }
 
 impl Flwr {
+    /// A program that does what this shell script says, in the place of `flwr`.
+    #[cfg(test)]
+    pub fn of_script(dir: &Path, script: &str) -> Self {
+        use std::os::unix::fs::PermissionsExt;
+        let program = dir.join("flwr");
+        fs::write(&program, format!("#!/bin/sh\n{script}\n")).expect("a script");
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("executable");
+        Self { program, home: dir.to_owned(), family: Family::Grpc, turns: Semaphore::new(1) }
+    }
+
     /// Asks it for its version.
     ///
     /// # Errors
@@ -277,20 +287,10 @@ fn write(path: &Path, text: &str) -> Result<(), CommandError> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
 
-    /// A program that says what `script` says, in the place of `flwr`.
-    fn program(dir: &Path, script: &str) -> PathBuf {
-        let path = dir.join("flwr");
-        fs::write(&path, format!("#!/bin/sh\n{script}\n")).expect("a script");
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("executable");
-        path
-    }
-
     fn flwr(dir: &Path, script: &str) -> Flwr {
-        Flwr { program: program(dir, script), home: dir.to_owned(), family: Family::Grpc, turns: Semaphore::new(1) }
+        Flwr::of_script(dir, script)
     }
 
     #[tokio::test]
@@ -327,7 +327,8 @@ mod tests {
         assert!(endless.to_string().len() < 2000, "{endless}");
         let error = Flwr::version(Path::new("/nowhere/flwr"), dir.path()).await.expect_err("no program").to_string();
         assert!(error.starts_with("cannot run /nowhere/flwr: "), "{error}");
-        let error = Flwr::version(&program(dir.path(), "echo 'Flower version: 1.2.3'"), dir.path()).await.expect_err("old").to_string();
+        let error =
+            Flwr::version(&flwr(dir.path(), "echo 'Flower version: 1.2.3'").program, dir.path()).await.expect_err("old").to_string();
         assert!(error.starts_with("Flower 1.2.3 is not supported"), "{error}");
     }
 }

@@ -332,3 +332,92 @@ enum RegisterError {
     #[error(transparent)]
     Key(#[from] NodeKeyError),
 }
+
+#[cfg(test)]
+mod tests {
+    use coffer_token::UnixTime;
+
+    use super::*;
+    use crate::clock::Now;
+    use crate::leases::{Instances, Leases, Step};
+    use crate::proof::tests::proof;
+
+    const T: u64 = 1_795_400_000;
+    /// Registers whatever comes, as the node whose id is the number of the call; logs every call.
+    const SCRIPT: &str = "echo $2 $3 >>calls; echo '{\"success\": true, \"node-id\": '$(wc -l <calls)'}'";
+
+    fn leased(boot: u8) -> Arc<Leased> {
+        let mut proof = proof("site-1", boot, T);
+        let secret = p384::SecretKey::from_slice(&[boot; 48]).expect("a scalar");
+        proof.node = Some(NodeKey::from_sec1(&secret.public_key().to_sec1_bytes()).expect("a point"));
+        let leases = Leases::new(Duration::from_secs(120), Instances { burst: 9, every: Duration::from_secs(1) });
+        match leases.prepare(&proof, Now { at: Instant::now(), unix: UnixTime(T) }).expect("a new lease") {
+            Step::Begin(leased) => leased,
+            Step::Extend => panic!("the first lease of this gate"),
+        }
+    }
+
+    fn nodes(dir: &Path, script: &str) -> Arc<Nodes> {
+        Nodes::open(Arc::new(Flwr::of_script(dir, script)), dir, 3).expect("nodes")
+    }
+
+    fn over(nodes: &Nodes, later: Duration) -> Vec<u64> {
+        nodes.over(Instant::now() + later).into_iter().map(|(_, node)| node).collect()
+    }
+
+    #[tokio::test]
+    async fn a_boot_is_over_when_another_was_admitted_and_not_before() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let nodes = nodes(dir.path(), SCRIPT);
+        let (first, second) = (leased(1), leased(2));
+        nodes.admit(&first).await.expect("the first boot");
+        nodes.admit(&first).await.expect("the same, without asking again");
+        assert_eq!(std::fs::read_to_string(dir.path().join("calls")).expect("calls").lines().count(), 1);
+        nodes.note(&Change::Admitted(Arc::clone(&first)));
+        nodes.admit(&second).await.expect("the second boot");
+        assert_eq!(over(&nodes, Duration::ZERO), [0; 0], "registered, but not admitted yet");
+        nodes.note(&Change::Admitted(second));
+        assert_eq!(over(&nodes, Duration::ZERO), [1]);
+        // What is due is still due after a restart.
+        nodes.save().expect("saved");
+        assert_eq!(over(&self::nodes(dir.path(), SCRIPT), Duration::ZERO), [1]);
+    }
+
+    #[tokio::test]
+    async fn a_site_that_is_cut_keeps_its_key_for_a_day() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let nodes = nodes(dir.path(), SCRIPT);
+        let boot = leased(1);
+        nodes.admit(&boot).await.expect("a boot");
+        let ended = Change::Ended { leased: Arc::clone(&boot), code: "withdrawn" };
+        nodes.note(&ended);
+        assert_eq!(over(&nodes, GIVEN_UP - Duration::from_secs(60)), [0; 0]);
+        nodes.admit(&boot).await.expect("back");
+        assert_eq!(over(&nodes, 2 * GIVEN_UP), [0; 0], "it holds a lease");
+        nodes.note(&ended);
+        assert_eq!(over(&nodes, GIVEN_UP), [1]);
+    }
+
+    #[tokio::test]
+    async fn keys_at_the_superlink_are_bounded_per_site() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let nodes = nodes(dir.path(), SCRIPT);
+        for boot in 1..=3 {
+            nodes.admit(&leased(boot)).await.expect("within the bound");
+        }
+        assert!(matches!(nodes.admit(&leased(4)).await, Err(NodeRefusal::Limit { have: 3, limit: 3, .. })));
+    }
+
+    #[tokio::test]
+    async fn what_flower_says_becomes_a_refusal_of_its_kind() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let fails = |message: &str| format!("echo '{{\"success\": false, \"error-message\": \"{message}\"}}'");
+        let down = nodes(dir.path(), &fails("Connection to the SuperLink is unavailable."));
+        assert!(matches!(down.admit(&leased(1)).await, Err(NodeRefusal::Unreachable { .. })));
+        let down = nodes(dir.path(), &fails("The provided public key is invalid."));
+        assert!(matches!(down.admit(&leased(1)).await, Err(NodeRefusal::Refused { .. })));
+        // A crash between the answer and its record: the key is known, and good.
+        let known = nodes(dir.path(), &fails("The provided public key is already in use by another SuperNode."));
+        known.admit(&leased(1)).await.expect("known already");
+    }
+}
