@@ -202,7 +202,7 @@ impl Service {
         let runtime_data = |key: &BootKey| {
             let keys = KeySet { tls: P384Key::from_sec1(&key.sec1).unwrap(), node: node.clone(), wg: None };
             let bound = BoundKeys { purpose: Purpose::Renew, keys };
-            RuntimeData { nonce: challenge.nonce.clone(), tee_pubkey: tee_key.public(), coffer: Some(bound) }
+            RuntimeData { nonce: challenge.nonce, tee_pubkey: tee_key.public(), coffer: Some(bound) }
         };
         let report_data = ReportData::new(*runtime_data(&guest.boot.key).report_data("").unwrap().as_bytes());
         let mut fields = processor().fields(&guest.guest, report_data, 0);
