@@ -194,10 +194,15 @@ pub enum Passing {
     Own(Option<Bytes>),
 }
 
+/// Who is told the first bytes of a body.
+trait Told: FnOnce(&[u8]) + Send + Sync {}
+
+impl<F: FnOnce(&[u8]) + Send + Sync> Told for F {}
+
 /// What is done with the first bytes of a body once it has ended.
 pub struct Kept {
     bytes: Vec<u8>,
-    then: Option<Box<dyn FnOnce(&[u8]) + Send + Sync>>,
+    then: Option<Box<dyn Told>>,
 }
 
 impl Kept {
