@@ -12,7 +12,7 @@ work=$(mktemp -d) && log=$work/log apt=(-o "Dpkg::Use-Pty=0") updated=
 trap '[ $? != 0 ] && [ -s "$log" ] || rm -rf "$work"' EXIT
 update() { [ -n "$updated" ] || { apt-get -qq update >"$log" 2>&1 || tail -3 "$log" >&2; updated=yes; }; }
 tools=(gcc libc6-dev mmdebstrap ca-certificates openssl openssh-client python3-venv squashfs-tools-ng e2fsprogs cpio xz-utils zstd dpkg-dev)
-if [ -n "${1:-}" ]; then tools+=(cryptsetup-bin squashfs-tools shellcheck busybox-static skopeo libfaketime openssh-client); fi
+if [ -n "${1:-}" ]; then tools+=(cryptsetup-bin squashfs-tools shellcheck busybox-static skopeo libfaketime); fi
 if [ "${1:-}" = --long ]; then tools+=(g++); fi
 missing=()
 for tool in "${tools[@]}"; do have "$tool" || missing+=("$tool"); done
