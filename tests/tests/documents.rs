@@ -29,6 +29,7 @@ fn every_link_leads_somewhere() {
         "guest-init/README.md",
         "attest/README.md",
         "attest/verify/roots/README.md",
+        "examples/flower/README.md",
         "examples/quickstart/README.md",
         "tests/VALIDATION.md",
     ] {
