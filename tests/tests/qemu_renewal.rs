@@ -18,7 +18,7 @@ while true; do sleep 1; done
 const SHELL_START: Duration = Duration::from_secs(6);
 
 #[test]
-fn a_refused_site_waits_in_quarantine_lives_again_on_the_same_root_and_goes_off_by_its_button() {
+fn long_a_refused_site_waits_in_quarantine_lives_again_on_the_same_root_and_goes_off_by_its_button() {
     let lab = Lab::new();
     let _service = lab.serve();
     let bundle = lab.build(&Site { script: SCRIPT, more: SCHEDULE, ..Site::default() });
