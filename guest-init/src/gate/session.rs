@@ -22,6 +22,8 @@ use crate::tls::Trust;
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEPALIVE_PROBES: u32 = 3;
+/// How often [`Session::arrived`] reads at most: what is no answer (tickets, updates of keys) may come as fast as it is read.
+const READS_PER_TURN: usize = 16;
 
 /// SubjectPublicKeyInfo (RFC 5280, section 4.1) of an uncompressed P-384 key, up to the point: SEQUENCE (118 bytes), algorithm
 /// SEQUENCE (16), id-ecPublicKey, secp384r1 (RFC 5480, section 2.1.1), BIT STRING (98 bytes, none unused).
@@ -145,7 +147,7 @@ impl Session {
     /// # Errors
     /// See [`SessionError`].
     pub fn arrived(&mut self) -> Result<Option<Answer>, SessionError> {
-        loop {
+        for _ in 0..READS_PER_TURN {
             if let Some(answer) = self.buffered()? {
                 return Ok(Some(answer));
             }
@@ -159,6 +161,7 @@ impl Session {
                 Err(error) => return Err(error.into()),
             }
         }
+        self.buffered()
     }
 
     /// Whether a part of an answer has arrived, and the rest has not.

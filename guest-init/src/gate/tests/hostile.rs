@@ -8,7 +8,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use coffer_token::lease::{Answer, MAX_FRAME_BYTES, Open, to_frame};
-use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+use rustls::{ConnectionTrafficSecrets, ServerConfig, ServerConnection, StreamOwned};
 
 use super::double::{Gate, Guest, NAME, Stream, admitted, assert_reset, authority, eventually, refused, site, token};
 use crate::standing::Lease;
@@ -38,6 +39,62 @@ fn talking(config: &ServerConfig, words: Vec<u8>, piece: usize, pause: Duration)
         }
     });
     (address, visits)
+}
+
+/// What a server may say at any time, and no client here wants to hear: a NewSessionTicket (RFC 8446, section 4.6.1) of one byte.
+const TICKET: [u8; 18] = [4, 0, 0, 14, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0];
+
+/// A gate that leases for so many seconds, and then sends tickets as fast as it can.
+fn flooding(config: &ServerConfig, lease_seconds: u64) -> SocketAddr {
+    let mut config = config.clone();
+    config.enable_secret_extraction = true;
+    let config = Arc::new(config);
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address");
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let mut tls: Stream = StreamOwned::new(ServerConnection::new(config.clone()).expect("a connection"), stream);
+            let _ = tls.read(&mut [0; 8192]).and_then(|_| tls.write_all(&to_frame(&admitted(lease_seconds)).expect("a frame")));
+            let (tls, mut stream) = tls.into_parts();
+            let (mut sequence, secrets) = tls.dangerous_extract_secrets().expect("extracts").tx;
+            let ConnectionTrafficSecrets::Aes256Gcm { key, iv } = secrets else { panic!("another cipher suite") };
+            let key = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, key.as_ref()).expect("a key"));
+            loop {
+                let mut batch = Vec::new();
+                for _ in 0..1000 {
+                    let mut nonce = <[u8; 12]>::try_from(iv.as_ref()).expect("12 bytes");
+                    nonce[4..].iter_mut().zip(sequence.to_be_bytes()).for_each(|(byte, count)| *byte ^= count);
+                    sequence += 1;
+                    // RFC 8446, section 5.2: the message, its true type, and room for the tag.
+                    let mut body = [&TICKET[..], &[22]].concat();
+                    let head = [23, 3, 3, 0, body.len() as u8 + 16];
+                    key.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(head), &mut body).expect("seals");
+                    batch.extend([&head[..], &body].concat());
+                }
+                if stream.write_all(&batch).is_err() {
+                    break;
+                }
+            }
+        }
+    });
+    address
+}
+
+/// Else a gate that is none any more, or a guest that was refused, would go on for as long as the gate likes.
+#[test]
+fn a_flood_of_tickets_neither_prolongs_a_lease_nor_drowns_a_refusal() {
+    let authority = authority(NAME);
+    let guest = Guest::start(&site(&authority, &[flooding(&authority.server, 1)]));
+    guest.await_leased();
+    guest.await_lease(|lease| *lease == Lease::None("no newer token was admitted in time".into()));
+    guest.standing.refused("site_suspended", "r-1");
+
+    let guest = Guest::start(&site(&authority, &[flooding(&authority.server, 3600)]));
+    guest.await_leased();
+    thread::sleep(Duration::from_millis(200));
+    guest.standing.refused("site_suspended", "r-1");
+    guest.await_lease(|lease| *lease == Lease::None("no token".into()));
+    guest.assert_refuses();
 }
 
 #[test]
