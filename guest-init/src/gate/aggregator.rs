@@ -15,6 +15,10 @@ use crate::tls::{Trust, TrustError};
 const FETCH_PATIENCE: Duration = Duration::from_secs(10);
 /// The shortest time between two fetches: a gate that shows tokens of unknown keys must not make this guest a load on the service.
 const FETCH_PERIOD: Duration = Duration::from_secs(10);
+/// How long fetched keys are used without asking again: one that leaked is not among them any more. It is as long as a token lives.
+const KEYS_LIFE: Duration = Duration::from_secs(if cfg!(test) { 3 } else { 600 });
+/// How long they are used where asking again is in vain: a service that is ill for a while takes nobody's gate away.
+const KEYS_LAST: Duration = Duration::from_secs(3600);
 /// The longest key set read, in bytes.
 const MAX_JWKS_BYTES: usize = 16 * 1024;
 
@@ -57,8 +61,10 @@ pub struct Aggregator {
 
 #[derive(Default)]
 struct Keys {
-    known: Option<Jwks>,
-    fetched: Option<Instant>,
+    /// And when they were fetched.
+    known: Option<(Jwks, Instant)>,
+    /// When fetching them was last tried.
+    tried: Option<Instant>,
 }
 
 impl Aggregator {
@@ -89,11 +95,20 @@ impl Aggregator {
             usage: Usage::Aggregator { project: self.site.project.as_str(), peer_node },
         };
         let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        let now = UnixTime(seconds);
+        // Not before the service's own word about the time.
+        let now = UnixTime(seconds.max(own.issued_at().0));
         let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
-        let checked = keys.known.as_ref().map(|keys| check(token, keys, &expected, now));
+        let age = keys.known.as_ref().map(|(_, since)| since.elapsed());
+        if age.is_none_or(|age| age >= KEYS_LIFE) {
+            match self.fetch(&mut keys) {
+                Ok(fresh) => return Ok(check(token, fresh, &expected, now).map(|_| ())?),
+                Err(error) if age.is_none_or(|age| age >= KEYS_LAST) => return Err(error),
+                Err(_) => {}
+            }
+        }
+        let checked = keys.known.as_ref().map(|(known, _)| check(token, known, &expected, now));
         match checked {
-            // None yet, or the service has changed its key since.
+            // The service has a new key since.
             None | Some(Err(Reject::UnknownKey { .. })) => {
                 let fresh = self.fetch(&mut keys)?;
                 Ok(check(token, fresh, &expected, now).map(|_| ())?)
@@ -104,20 +119,22 @@ impl Aggregator {
 
     /// Fetches the keys over the pinned connection, unless it was tried a moment ago.
     fn fetch<'a>(&self, keys: &'a mut Keys) -> Result<&'a Jwks, AggregatorError> {
-        if let Some(since) = keys.fetched.map(|fetched| fetched.elapsed()).filter(|since| *since < FETCH_PERIOD) {
+        if let Some(since) = keys.tried.map(|tried| tried.elapsed()).filter(|since| *since < FETCH_PERIOD) {
             return Err(AggregatorError::TooSoon(since));
         }
-        keys.fetched = Some(Instant::now());
+        keys.tried = Some(Instant::now());
         let deadline = Instant::now() + FETCH_PATIENCE;
         let mut last = AggregatorError::NoService;
         for url in &self.site.key_service.urls {
             let answer = Service::connect(&self.site, &self.service, url, deadline)
                 .and_then(|mut service| service.get("/.well-known/jwks.json", MAX_JWKS_BYTES));
             match answer.map_err(AggregatorError::from).and_then(|bytes| Ok(Jwks::parse(&bytes)?)) {
-                Ok(fresh) => return Ok(keys.known.insert(fresh)),
+                Ok(fresh) => return Ok(&keys.known.insert((fresh, Instant::now())).0),
                 Err(error) => last = error,
             }
         }
+        // A service that lets us wait does so once in a while, and not at every connection.
+        keys.tried = Some(Instant::now());
         Err(last)
     }
 }

@@ -223,6 +223,23 @@ fn a_new_key_of_the_service_is_fetched_but_not_again_and_again() {
     drop(guest.connect_through());
 }
 
+/// Whoever has a token key that leaked signs as they like; the service has taken it back, and guests that run for months hear of it.
+#[test]
+fn a_key_that_the_service_has_taken_back_signs_for_no_gate_any_more() {
+    let Scene { guest, service, .. } = scene(|key, _| Some(signed(&signer(1), aggregator(key))));
+    guest.await_leased();
+    *service.keys.lock().expect("whole") = signer(2).jwks().to_bytes().expect("keys");
+    let stream = guest.connect_through();
+    eventually("a renewal is refused", || {
+        guest.standing.renewed(Token { text: own(&guest.keys).text, ..token("") });
+        thread::sleep(Duration::from_millis(300));
+        matches!(guest.standing.now().lease, Lease::None(why) if why.contains("unknown key") || why.contains("so soon again"))
+    });
+    assert_reset(&stream);
+    guest.assert_refuses();
+    assert_eq!(service.asked.load(Ordering::SeqCst), 2);
+}
+
 #[test]
 fn keys_come_from_the_pinned_service_only() {
     // Somebody else's authority at the service's address.
