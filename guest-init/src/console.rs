@@ -2,11 +2,13 @@
 
 use std::fmt;
 use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
 use rustix::time::{ClockId, clock_gettime};
 
@@ -14,6 +16,8 @@ use crate::boot::Failure;
 
 /// How long a line may get. Some of its words come from the network.
 const MAX_LINE_CHARS: usize = 600;
+/// How long a line may wait for the console. That is the host's: one that takes nothing must not keep a refused workload running.
+const CONSOLE_PATIENCE: Duration = Duration::from_secs(2);
 /// How much of the boot log is kept until `/applog` is mounted, and written there at most. A host that lets its guest
 /// wait for a key service for a day makes some thousand lines.
 const MAX_BOOT_LOG_BYTES: usize = 1024 * 1024;
@@ -95,12 +99,33 @@ fn print(text: &str) {
 
 fn show(line: &str) {
     // O_NOCTTY: PID 1 must not get a controlling terminal, whose keys would be signals from the host.
-    let console = OpenOptions::new().write(true).custom_flags(OFlags::NOCTTY.bits() as i32).open("/dev/console");
-    // A guest without a console still has its boot log; a console that does not take a line must not stop the boot.
-    let _ = match console {
-        Ok(mut console) => console.write_all(line.as_bytes()),
-        Err(_) => std::io::stdout().write_all(line.as_bytes()),
-    };
+    let flags = OFlags::NOCTTY | OFlags::NONBLOCK;
+    // A guest without a console still has its boot log.
+    match OpenOptions::new().write(true).custom_flags(flags.bits() as i32).open("/dev/console") {
+        Ok(console) => write_within(&console, line.as_bytes(), CONSOLE_PATIENCE),
+        Err(_) => drop(std::io::stdout().write_all(line.as_bytes())),
+    }
+}
+
+/// Writes as much as `to`, which does not block, takes in this time; the rest is lost.
+fn write_within(mut to: &File, mut bytes: &[u8], patience: Duration) {
+    let deadline = Instant::now() + patience;
+    while !bytes.is_empty() {
+        match to.write(bytes) {
+            Ok(written @ 1..) => bytes = &bytes[written..],
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                let left = deadline.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    return;
+                }
+                let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
+                // Fails only for want of kernel memory or by a signal; then it is tried again, until the deadline.
+                let _ = poll(&mut [PollFd::new(to, PollFlags::OUT)], Some(&timeout));
+            }
+            Ok(_) | Err(_) => return,
+        }
+    }
 }
 
 /// Prints that `stage` is finished, with the seconds since the kernel started.
@@ -180,6 +205,28 @@ mod tests {
     fn lines_hold_no_control_characters() {
         assert_eq!(printable("a\nb\x1b[2J"), "a\\nb\\u{1b}[2J");
         assert!(printable(&"x".repeat(5000)).chars().count() <= MAX_LINE_CHARS + 1);
+    }
+
+    #[test]
+    fn a_console_that_takes_nothing_is_waited_for_a_moment_only() {
+        let (mut reader, writer) = std::io::pipe().expect("pipe");
+        rustix::fs::fcntl_setfl(&writer, OFlags::NONBLOCK).expect("nonblocking");
+        let console = File::from(std::os::fd::OwnedFd::from(writer));
+        let (line, since) = (vec![b'x'; 1 << 20], Instant::now());
+        write_within(&console, &line, Duration::from_millis(200));
+        let took = since.elapsed();
+        assert!(took >= Duration::from_millis(200) && took < Duration::from_secs(5), "{took:?}");
+        // One that is only slow gets all of it.
+        let slow = std::thread::spawn(move || {
+            let mut got = 0;
+            while let Ok(read @ 1..) = std::io::Read::read(&mut reader, &mut [0; 4096]) {
+                got += read;
+            }
+            got
+        });
+        write_within(&console, &line, Duration::from_secs(20));
+        drop(console);
+        assert!(slow.join().expect("no panic") > line.len());
     }
 
     #[test]

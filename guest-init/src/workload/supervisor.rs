@@ -126,8 +126,9 @@ impl<'a> Supervisor<'a> {
                 }
             }
             Act::Kill => {
-                console::line("the workload did not stop in time, it is killed");
+                // First: the boot log is on the host's disk.
                 self.bury();
+                console::line("the workload did not stop in time, it is killed");
                 if let Some(next) = self.supervision.on(Event::Ended, Instant::now()) {
                     return self.act(next);
                 }
