@@ -2,13 +2,20 @@
 
 mod dhcp;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs, UdpSocket};
+use std::ops::RangeInclusive;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use coffer_manifest::SiteConfig;
 use coffer_sys::net::Interface;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::sockopt::{set_socket_reuseaddr, socket_error};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect as connect_socket, socket_with};
 
 use self::dhcp::{Answer, Ask, Lease};
 use crate::console;
@@ -23,6 +30,9 @@ const ANSWER_PATIENCE: Duration = Duration::from_secs(3);
 const MIN_RENEWAL: Duration = Duration::from_secs(60);
 /// How many messages are looked at in one turn; whoever sends them without end must not keep PID 1 from its other duties.
 const MESSAGES_PER_TURN: usize = 16;
+
+/// Ports that take a right to bind that a workload has only as root (ip(7), `ip_unprivileged_port_start`).
+const OWN_PORTS: RangeInclusive<u16> = 600..=1023;
 
 const SERVER_PORT: u16 = 67;
 const CLIENT_PORT: u16 = 68;
@@ -208,12 +218,64 @@ pub fn resolv_conf(resolvers: &[Ipv4Addr]) -> String {
     resolvers.iter().map(|address| format!("nameserver {address}\n")).collect()
 }
 
+/// Connects to `address`, from a port that the workload cannot have where it has taken all that are given to whoever connects: it
+/// shares this network, and must not be able to keep PID 1 from hearing that it has to stop.
+pub fn connect(address: &SocketAddr, patience: Duration) -> io::Result<TcpStream> {
+    match TcpStream::connect_timeout(address, patience) {
+        Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => connect_from_own_port(address, patience),
+        done => done,
+    }
+}
+
+fn connect_from_own_port(address: &SocketAddr, patience: Duration) -> io::Result<TcpStream> {
+    let (family, any): (_, IpAddr) = match address {
+        SocketAddr::V4(_) => (AddressFamily::INET, Ipv4Addr::UNSPECIFIED.into()),
+        SocketAddr::V6(_) => (AddressFamily::INET6, Ipv6Addr::UNSPECIFIED.into()),
+    };
+    for port in OWN_PORTS {
+        let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?;
+        // Else a port that a connection was closed on is of no use for a minute.
+        set_socket_reuseaddr(&socket, true)?;
+        let started = bind(&socket, &SocketAddr::new(any, port)).and_then(|()| connect_socket(&socket, address));
+        match started {
+            Err(Errno::ADDRINUSE | Errno::ADDRNOTAVAIL) => continue,
+            Ok(()) | Err(Errno::INPROGRESS) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        let timeout = Timespec { tv_sec: patience.as_secs() as i64, tv_nsec: patience.subsec_nanos().into() };
+        if poll(&mut [PollFd::new(&socket, PollFlags::OUT)], Some(&timeout))? == 0 {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        socket_error(&socket)??;
+        let stream = TcpStream::from(socket);
+        stream.set_nonblocking(false)?;
+        return Ok(stream);
+    }
+    Err(io::ErrorKind::AddrNotAvailable.into())
+}
+
 /// The addresses of a URL's host: the site config's own entry, a literal address, or what the resolver says.
 pub fn resolve(site: &SiteConfig, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     let literal = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().ok();
     match site.network.hosts_entries.get(host).copied().or(literal) {
         Some(address) => Ok(vec![SocketAddr::new(address, port)]),
-        None => Ok((host, port).to_socket_addrs()?.collect()),
+        None => remembered((host, port), (host, port).to_socket_addrs().map(Iterator::collect)),
+    }
+}
+
+/// What was found, or where nothing is found this time, what was found last: a lookup takes a port too, which the workload may have
+/// taken, and whoever answers at an old address has to prove who it is all the same.
+fn remembered((host, port): (&str, u16), found: io::Result<Vec<SocketAddr>>) -> io::Result<Vec<SocketAddr>> {
+    /// The names of one site config.
+    static LAST: Mutex<BTreeMap<(String, u16), Vec<SocketAddr>>> = Mutex::new(BTreeMap::new());
+    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    let key = (host.to_owned(), port);
+    match found {
+        Ok(addresses) if !addresses.is_empty() => {
+            last.insert(key, addresses.clone());
+            Ok(addresses)
+        }
+        nothing => last.get(&key).cloned().map_or(nothing, Ok),
     }
 }
 
@@ -243,6 +305,42 @@ mod tests {
         }
     }
 
+    /// In a network of its own: this very test again, in a process that may make one.
+    #[test]
+    fn a_workload_that_takes_every_port_keeps_nobody_from_connecting() {
+        const INSIDE: &str = "COFFER_TEST_OWN_NETWORK";
+        if std::env::var_os(INSIDE).is_none() {
+            let mut again = std::process::Command::new("unshare");
+            again.args(["--net", "--"]).arg(std::env::current_exe().expect("this test"));
+            again.args(["--exact", "network::tests::a_workload_that_takes_every_port_keeps_nobody_from_connecting"]).env(INSIDE, "1");
+            if !rustix::process::geteuid().is_root() {
+                eprintln!("skipped: needs the right to make a network namespace");
+                return;
+            }
+            let output = again.output().expect("unshare of util-linux");
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+            return;
+        }
+        Interface::new("lo").and_then(|lo| lo.up()).expect("loopback");
+        fs::write("/proc/sys/net/ipv4/ip_local_port_range", "50000 50009").expect("a small range");
+        let server = std::net::TcpListener::bind("127.0.0.1:40000").expect("a port");
+        let address = server.local_addr().expect("an address");
+        let taken: Vec<_> = (50000..=50009).map(|port| std::net::TcpListener::bind(("0.0.0.0", port)).expect("free")).collect();
+        let patience = Duration::from_secs(5);
+        let error = TcpStream::connect_timeout(&address, patience).expect_err("no port is left");
+        assert_eq!(error.kind(), io::ErrorKind::AddrNotAvailable);
+        for _ in 0..3 {
+            let stream = connect(&address, patience).expect("connects");
+            assert!(stream.local_addr().expect("an address").port() < 1024);
+            let (mut served, _) = server.accept().expect("accepts");
+            // The client ends first, and its port is not free for a minute.
+            drop(stream);
+            assert_eq!(io::Read::read(&mut served, &mut [0; 1]).expect("an end"), 0);
+        }
+        drop((server, taken));
+        assert_eq!(connect(&address, patience).expect_err("nobody listens").kind(), io::ErrorKind::ConnectionRefused);
+    }
+
     #[test]
     fn a_flood_of_messages_takes_one_turn_after_the_other() {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("bind");
@@ -264,6 +362,17 @@ mod tests {
         assert!(soon >= Instant::now() + MIN_RENEWAL - Duration::from_secs(1));
         let later = renewal(&lease(Some(86400))).expect("ends");
         assert!(later > Instant::now() + Duration::from_secs(43000));
+    }
+
+    #[test]
+    fn a_name_that_is_not_found_any_more_is_where_it_was() {
+        let (host, address) = (("remembered.demo.test", 1), vec![SocketAddr::from(([10, 0, 2, 2], 1))]);
+        let lost = || Err(io::Error::other("no port for the question"));
+        assert!(remembered(host, lost()).is_err());
+        assert_eq!(remembered(host, Ok(address.clone())).expect("found"), address);
+        assert_eq!(remembered(host, lost()).expect("known"), address);
+        assert_eq!(remembered(host, Ok(vec![])).expect("known"), address);
+        assert!(remembered(("other.demo.test", 1), lost()).is_err());
     }
 
     #[test]

@@ -18,6 +18,7 @@ use coffer_manifest::{Gate, KeyService};
 use coffer_token::lease;
 
 use crate::keys::TlsKey;
+use crate::network;
 
 /// How long connecting may take.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
@@ -134,7 +135,7 @@ impl Trust {
             if patience.is_zero() {
                 return Err(io::ErrorKind::TimedOut.into());
             }
-            match TcpStream::connect_timeout(address, patience) {
+            match network::connect(address, patience) {
                 Ok(stream) => return self.shake_hands(stream, deadline),
                 Err(error) => last = error,
             }
