@@ -59,7 +59,7 @@ pub struct Init {
     #[arg(long, value_name = "FILE")]
     pub service: PathBuf,
     /// Address guests connect to
-    #[arg(long, value_name = "ADDRESS:PORT", default_value = "0.0.0.0:8443")]
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "0.0.0.0:9443")]
     pub listen: SocketAddr,
     /// The SuperLink's Fleet API
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:9092")]

@@ -468,7 +468,7 @@ mod tests {
     }
 
     fn text() -> String {
-        let listen = "0.0.0.0:8443".parse().expect("an address");
+        let listen = "0.0.0.0:9443".parse().expect("an address");
         Initial { name: "gate.demo.test", listen, check_frequency: 120, fleet: "127.0.0.1:9092", service: &service() }.text()
     }
 

@@ -38,7 +38,7 @@ fn every_command_of_the_guide_works_in_its_order() {
     let path = format!("{}:{}", dir.path().join("bin").display(), std::env::var("PATH").unwrap());
     let mut serving = None;
     for line in lines {
-        let line = line.split("  #").next().unwrap().trim_end().replace("0.0.0.0:8443", "127.0.0.1:0");
+        let line = line.split("  #").next().unwrap().trim_end().replace("0.0.0.0:9443", "127.0.0.1:0");
         let mut shell = Command::new("sh");
         shell.current_dir(dir.path()).env("PATH", &path).stdin(Stdio::null());
         if let Some(serve) = line.strip_suffix(" &") {
