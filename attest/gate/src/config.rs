@@ -1,5 +1,7 @@
 //! `coffer-gate.toml`: what an operator decides. Strict: unknown keys and schemas are errors, and every error names file and key.
 
+mod initial;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,6 +12,7 @@ use serde::de::{Deserializer, Error as _};
 
 use crate::flower::config::{Flower, Runs};
 use crate::layout::{LayoutError, read_small};
+pub use initial::Initial;
 
 /// The schema this build reads.
 const SCHEMA: u32 = 1;
@@ -350,189 +353,5 @@ fn is_root_of_trust(text: &str) -> bool {
     text == "amd-sev-snp" || digest.is_some_and(|hex| hex.len() == 64 && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')))
 }
 
-/// What `init` was told.
-#[derive(Debug)]
-pub struct Initial<'a> {
-    /// See [`Config::name`].
-    pub name: &'a str,
-    /// See [`Config::listen`].
-    pub listen: SocketAddr,
-    /// See [`Config::check_frequency`], in seconds.
-    pub check_frequency: u64,
-    /// The SuperLink's Fleet API.
-    pub fleet: &'a str,
-    /// The key service; its `ca` as the file will name it.
-    pub service: &'a Service,
-}
-
-/// A basic string (TOML 1.0, section String), whatever is in it.
-fn quoted(text: &str) -> String {
-    let mut quoted = String::from("\"");
-    for character in text.chars() {
-        match character {
-            '"' | '\\' => quoted.extend(['\\', character]),
-            control if control.is_control() => quoted.push_str(&format!("\\u{:04X}", control as u32)),
-            other => quoted.push(other),
-        }
-    }
-    quoted.push('"');
-    quoted
-}
-
-impl Initial<'_> {
-    /// The file `init` writes.
-    #[must_use]
-    pub fn text(&self) -> String {
-        let service = self.service;
-        let urls: Vec<String> = service.urls.iter().map(|url| quoted(url.as_str())).collect();
-        let limits = Limits::default();
-        format!(
-            "# Settings of coffer-gate. Root of trust: {root}. Paths are relative to this folder.\n\
-             schema = {SCHEMA}\n\
-             # In the certificate that guests see: project.yml, gate.tls_name.\n\
-             name = {name}\n\
-             listen = {listen}\n\
-             # Prometheus text, for a collector on this machine: metrics = \"127.0.0.1:9100\"\n\
-             # Seconds after its newest token was issued that a lease ends.\n\
-             check_frequency = {check_frequency}\n\
-             \n\
-             # What `coffer-attest gate-settings` printed.\n\
-             [service]\n\
-             urls = [{urls}]\n\
-             tls_name = {tls_name}\n\
-             ca = {ca}\n\
-             issuer = {issuer}\n\
-             audience = {audience}\n\
-             root_of_trust = {root_of_trust}\n\
-             project = {project}\n\
-             \n\
-             [limits]\n\
-             connections = {connections}\n\
-             unauthenticated = {unauthenticated}\n\
-             unauthenticated_per_source = {unauthenticated_per_source}\n\
-             connections_per_site = {connections_per_site}\n\
-             new_connections_per_second_per_site = {new_connections}\n\
-             instances_per_hour = {instances}\n\
-             idle_timeout = {idle_timeout}\n\
-             \n\
-             # Bytes are carried and no more: with ca and control the gate also registers attested node keys with the\n\
-             # SuperLink and holds runs to [runs]; see the operator's guide.\n\
-             [flower]\n\
-             mode = \"passthrough\"\n\
-             fleet = {fleet}\n",
-            root = service.root_of_trust,
-            name = quoted(self.name),
-            listen = quoted(&self.listen.to_string()),
-            check_frequency = self.check_frequency,
-            urls = urls.join(", "),
-            tls_name = quoted(&service.tls_name),
-            ca = quoted(&service.ca.display().to_string()),
-            issuer = quoted(&service.issuer),
-            audience = quoted(&service.audience),
-            root_of_trust = quoted(&service.root_of_trust),
-            project = quoted(&service.project),
-            connections = limits.connections,
-            unauthenticated = limits.unauthenticated,
-            unauthenticated_per_source = limits.unauthenticated_per_source,
-            connections_per_site = limits.connections_per_site,
-            new_connections = limits.new_connections_per_second_per_site,
-            instances = limits.instances_per_hour,
-            idle_timeout = limits.idle_timeout,
-            fleet = quoted(self.fleet),
-        )
-    }
-
-    /// Whether what would be written could be read.
-    ///
-    /// # Errors
-    /// See [`ConfigError`]; the file is called `path`.
-    pub fn check(&self, path: &str) -> Result<(), ConfigError> {
-        Config::parse(path, &self.text(), Path::new("")).map(drop)
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn service() -> Service {
-        Service {
-            urls: vec![ServiceUrl::parse("https://attest.demo.test:8999").expect("a URL")],
-            tls_name: "attest.demo.test".into(),
-            ca: "tls/service-ca.pem".into(),
-            issuer: "https://attest.demo.test".into(),
-            audience: "coffer".into(),
-            root_of_trust: "amd-sev-snp".into(),
-            project: "demo".into(),
-        }
-    }
-
-    fn text() -> String {
-        let listen = "0.0.0.0:9443".parse().expect("an address");
-        Initial { name: "gate.demo.test", listen, check_frequency: 120, fleet: "127.0.0.1:9092", service: &service() }.text()
-    }
-
-    fn parse(text: &str) -> Result<Config, String> {
-        Config::parse("t", text, Path::new("/gate")).map_err(|error| error.to_string())
-    }
-
-    #[test]
-    fn what_init_writes_is_read_back() {
-        let config = parse(&text()).expect("parses");
-        assert_eq!(config.service, Service { ca: "/gate/tls/service-ca.pem".into(), ..service() });
-        assert_eq!((config.limits, config.metrics, config.attested), (Limits::default(), None, None));
-        assert_eq!(config.check_frequency, Duration::from_secs(120));
-    }
-
-    #[test]
-    fn every_mistake_is_named_with_file_key_both_values_and_a_hint() {
-        for (from, to, says) in [
-            ("schema = 1", "schema = 2", "schema 2 is not supported; this build reads 1"),
-            ("schema = 1", "schema = 1\nextra = 1", "unknown field `extra`"),
-            ("check_frequency = 120", "check_frequency = 3601", "t: check_frequency is `3601`, expected 1 to 3600 seconds\nhint: "),
-            ("check_frequency = 120", "check_frequency = 0", "check_frequency is `0`"),
-            ("name = ", "metrics = \"0.0.0.0:9100\"\nname = ", "metrics is `0.0.0.0:9100`, expected a loopback address"),
-            ("idle_timeout = 300", "idle_timeout = 59", "limits.idle_timeout is `59`, expected at least 60 seconds"),
-            ("connections = 8192", "connections = 0", "limits.connections is `0`, expected 1 to 1000000"),
-            ("connections = 8192", "connection = 1", "unknown field `connection`"),
-            ("\"amd-sev-snp\"", "\"simulated:\"", "service.root_of_trust is `simulated:`, expected `amd-sev-snp` or"),
-            ("\"amd-sev-snp\"", "\"any\"", "service.root_of_trust is `any`"),
-            ("[\"https://attest.demo.test:8999\"]", "[]", "service.urls is `[]`, expected at least one"),
-            ("https://attest.demo.test:8999", "http://attest.demo.test", "is not of the form https://HOST[:PORT]"),
-            ("project = \"demo\"", "project = \"\"", "service.project is ``, expected a name"),
-            ("[limits]", "[attested]\nsocket = \"a\"\n[limits]", "missing field `node_key`"),
-            ("[limits]", "[runs]\nrequire = \"all\"\n[limits]", "[flower] control_listen is missing"),
-            ("fleet = ", "flee = ", "unknown field `flee`"),
-            ("mode = \"passthrough\"", "mode = \"terminate\"", "[flower] ca is missing"),
-            ("[limits]", "[runs]\nrequire = \"some\"\n[limits]", "expected \"all\", \"none\""),
-        ] {
-            let error = parse(&text().replacen(from, to, 1)).map(|config| config.name).expect_err(to);
-            assert!(error.contains(says), "{to}: {error}");
-        }
-    }
-
-    #[test]
-    fn whatever_is_written_is_quoted() {
-        for text in ["plain", "a\"b", "back\\slash", "line\nfeed", "é"] {
-            let table: toml::Table = toml::from_str(&format!("a = {}", quoted(text))).expect(text);
-            assert_eq!(table["a"].as_str(), Some(text));
-        }
-    }
-
-    #[test]
-    fn service_urls_have_one_form() {
-        for (text, host, port) in [
-            ("https://a.test", "a.test", 443),
-            ("https://a.test:8999/", "a.test", 8999),
-            ("https://127.0.0.1:1", "127.0.0.1", 1),
-            ("https://[::1]:8999", "::1", 8999),
-            ("https://[::1]", "::1", 443),
-        ] {
-            let url = ServiceUrl::parse(text).expect(text);
-            assert_eq!((url.host.as_str(), url.port), (host, port), "{text}");
-        }
-        for text in ["", "a.test", "http://a.test", "https://", "https://a.test:0", "https://a.test:70000", "https://a/b", "https://u@a"] {
-            assert_eq!(ServiceUrl::parse(text), None, "{text}");
-        }
-    }
-}
+mod tests;

@@ -1,6 +1,5 @@
 //! The accept loop. It never waits for a peer: what a connection needs time for happens in a task of its own, within bounds.
 
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -14,7 +13,7 @@ use crate::gate::Gate;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Accepts connections for as long as this is polled. One that is over a bound is closed at once.
-pub async fn accept(gate: Arc<Gate>, listener: TcpListener) -> io::Result<()> {
+pub async fn accept(gate: Arc<Gate>, listener: TcpListener) {
     loop {
         let (tcp, peer) = match listener.accept().await {
             Ok(accepted) => accepted,

@@ -1,4 +1,8 @@
 //! Relying party in front of a Flower SuperLink: a site's connection passes while its lease is current.
+//!
+//! A connection goes through `listen` (bounds of `source`), `connection` (TLS and frames) and `admission` (`keys`, `clock`: token →
+//! `proof`; `sites`: bounds; `flower`: its node key; `leases`) to `tunnel` or `flower`. What the key service says comes in by `service`
+//! and ends leases by `withdrawn`. `control` (`status`, `cut`) and `metrics` look at all of it; `command` starts it, from `config`.
 #![forbid(unsafe_code)]
 
 mod admission;

@@ -77,15 +77,15 @@ async fn serve(args: &cli::Serve, layout: &Layout, config: Config) -> Result<(),
     announce(address, args.json);
     let (name, project, root_of_trust) = (&gate.config.name, &gate.config.service.project, &gate.config.service.root_of_trust);
     tracing::info!(%address, name, project, root_of_trust, "listening");
-    let served = tokio::select! {
-        served = listen::accept(Arc::clone(&gate), listener) => served.or_fail("cannot serve"),
-        () = stop.asked() => Ok(()),
-    };
+    tokio::select! {
+        () = listen::accept(Arc::clone(&gate), listener) => {}
+        () = stop.asked() => {}
+    }
     // Absent where somebody has cleaned up.
     let _ = std::fs::remove_file(layout.socket());
     gate.state.save(&gate.admission.leases, &gate.admission.keys).await.or_fail("cannot keep what must survive a restart")?;
     tracing::info!("stopped");
-    served
+    Ok(())
 }
 
 async fn build(layout: &Layout, config: Config) -> Result<Gate, Failure> {

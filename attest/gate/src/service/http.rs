@@ -102,27 +102,25 @@ impl Link {
     /// # Errors
     /// See [`HttpError`]; the connection is given up then.
     pub async fn get(&mut self, path: &str, patience: Duration) -> Result<Bytes, HttpError> {
-        // A connection that was closed meanwhile is worth a second attempt at once.
         let kept = self.sender.as_ref().is_some_and(SendRequest::is_ready);
-        let done = tokio::time::timeout(patience, self.exchange(path)).await;
-        let timeout = || HttpError::Timeout { url: self.url().to_owned(), seconds: patience.as_secs() };
-        match done.unwrap_or_else(|_| Err(timeout())) {
-            Ok(body) => Ok(body),
+        let done = match self.exchange_within(path, patience).await {
+            // The service may have closed what was kept: worth a second attempt at once.
             Err(HttpError::Exchange { .. }) if kept => {
                 self.sender = None;
-                let again = tokio::time::timeout(patience, self.exchange(path)).await;
-                let timeout = || HttpError::Timeout { url: self.url().to_owned(), seconds: patience.as_secs() };
-                again.unwrap_or_else(|_| Err(timeout())).inspect_err(|_| self.sender = None)
+                self.exchange_within(path, patience).await
             }
-            Err(error) => {
-                self.sender = None;
-                Err(error)
-            }
-        }
+            done => done,
+        };
+        done.inspect_err(|_| self.sender = None)
     }
 
     fn target(&self) -> &ServiceUrl {
         &self.urls[self.at % self.urls.len()]
+    }
+
+    async fn exchange_within(&mut self, path: &str, patience: Duration) -> Result<Bytes, HttpError> {
+        let done = tokio::time::timeout(patience, self.exchange(path)).await;
+        done.unwrap_or_else(|_| Err(HttpError::Timeout { url: self.url().to_owned(), seconds: patience.as_secs() }))
     }
 
     async fn exchange(&mut self, path: &str) -> Result<Bytes, HttpError> {
