@@ -21,6 +21,8 @@ use crate::sites::{Site, Sites};
 const ROLE: &str = "client";
 /// How long a token with an unknown key waits for a look at the service's newest keys.
 const REFETCH_PATIENCE: Duration = Duration::from_secs(2);
+/// As much of an error as is said and logged.
+const DETAIL_CHARACTERS: usize = 500;
 
 /// A connection is admitted.
 #[derive(Debug)]
@@ -55,8 +57,12 @@ impl Refusal {
         Self::with(reason, reason.meaning())
     }
 
-    fn with(reason: Reason, detail: impl ToString) -> Self {
-        Self { reason, detail: detail.to_string(), id: random::id(), of_site: false }
+    /// With an error's words, which may repeat what a stranger has sent: one line, and not a long one.
+    #[must_use]
+    pub fn with(reason: Reason, detail: impl ToString) -> Self {
+        let shown = |character: char| if character.is_control() { ' ' } else { character };
+        let detail = detail.to_string().chars().take(DETAIL_CHARACTERS).map(shown).collect();
+        Self { reason, detail, id: random::id(), of_site: false }
     }
 }
 
@@ -107,8 +113,7 @@ impl Admission {
         let proof = match self.prove(shown).await {
             Ok(proof) => proof,
             Err(refusal) => {
-                self.sites.refused_stranger(refusal.reason);
-                self.log_stranger(&refusal, shown);
+                self.refuse_stranger(&refusal, shown.jkt, shown.what);
                 return Err(refusal);
             }
         };
@@ -122,6 +127,7 @@ impl Admission {
             Ok((leased, lasts)) => {
                 let lease_seconds = lasts.as_secs();
                 tracing::info!(site = %name, key = %jkt, %instance, token = %token_id, what, lease_seconds, "admitted");
+                self.say_if_too_short(&proof, what);
                 Ok(Admitted { leased, site, proof, lasts })
             }
             Err(refusal) => {
@@ -134,11 +140,20 @@ impl Admission {
         }
     }
 
-    /// Anybody can be refused, so that not every such line is written: at the bound they are counted only.
-    fn log_stranger(&self, refusal: &Refusal, shown: Shown<'_>) {
+    /// A site renews at two thirds of its token's life: a lease shorter than that life may end between two good tokens.
+    fn say_if_too_short(&self, proof: &Proof, what: &str) {
+        let (token_expiration, check_frequency) = (proof.lifetime, self.leases.check_frequency().as_secs());
+        if what == "lease" && token_expiration >= check_frequency {
+            let hint = "raise check_frequency in coffer-gate.toml above the sites' token_expiration";
+            tracing::warn!(site = %proof.site, token_expiration, check_frequency, hint, "leases end before tokens do");
+        }
+    }
+
+    /// Counts it. Anybody can be refused, so that not every such line is written: at the bound they are counted only.
+    pub fn refuse_stranger(&self, refusal: &Refusal, key: Jkt, what: &str) {
+        self.sites.refused_stranger(refusal.reason);
         if self.lines.lock().unwrap_or_else(PoisonError::into_inner).take(self.clock.now().at) {
             let Refusal { reason, detail, id, .. } = refusal;
-            let (key, what) = (shown.jkt, shown.what);
             tracing::warn!(%key, what, code = reason.code(), %id, detail, "refused");
         }
     }
@@ -186,6 +201,7 @@ impl Admission {
         if before.is_some_and(|before| !kept(before)) {
             return Err(Refusal::of(Reason::RenewalChanged));
         }
+        let Ok(_place) = site.queue.try_acquire() else { return Err(Refusal::of(Reason::SiteRate)) };
         let _turn = site.turn.lock().await;
         let step = self.leases.prepare(proof, self.clock.now()).map_err(|reason| self.explained(reason, proof))?;
         let leased = match step {

@@ -165,6 +165,12 @@ impl Leases {
         Self { check_frequency, instances, inner: Mutex::default(), changes, sooner: Notify::new() }
     }
 
+    /// How long after its newest token was issued a lease ends.
+    #[must_use]
+    pub const fn check_frequency(&self) -> Duration {
+        self.check_frequency
+    }
+
     /// The leases that are current.
     #[must_use]
     pub fn current(&self) -> Vec<Arc<Leased>> {

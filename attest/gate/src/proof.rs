@@ -28,6 +28,8 @@ pub struct Proof {
     pub token_id: String,
     /// When the token was issued, Unix seconds by the service's clock.
     pub issued_at: u64,
+    /// How long it lives from then on, in seconds.
+    pub lifetime: u64,
 }
 
 impl Proof {
@@ -48,6 +50,7 @@ impl Proof {
             kid,
             token_id: claims.token_id().to_owned(),
             issued_at: claims.issued_at().0,
+            lifetime: claims.expires_at().0.saturating_sub(claims.issued_at().0),
         }
     }
 }
@@ -70,6 +73,7 @@ pub mod tests {
             kid: "key-1".into(),
             token_id: "t-1".into(),
             issued_at,
+            lifetime: 60,
         }
     }
 }

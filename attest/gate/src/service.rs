@@ -30,8 +30,8 @@ const PATIENCE: Duration = Duration::from_secs(8);
 const POLL_EVERY: Duration = Duration::from_secs(3);
 /// Between two looks at the keys: a service publishes one five minutes before it signs with it.
 const KEYS_EVERY: Duration = Duration::from_secs(60);
-/// The longest pause after failures.
-const LONGEST_PAUSE: Duration = Duration::from_secs(6);
+/// The longest pause after failures: what a service that is back has to tell should not wait long.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// Between two lists when the service says at once that there is more.
 const BETWEEN_LISTS: Duration = Duration::from_millis(20);
 /// An answer to the open request that comes so soon was not waited for.

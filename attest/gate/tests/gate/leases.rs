@@ -56,6 +56,8 @@ fn a_lease_ends_with_a_reset_when_no_newer_token_comes() {
     assert!((Duration::from_millis(1900)..Duration::from_millis(4200)).contains(&lasted), "{lasted:?}");
     assert_eq!(refusal(&lease.answer().unwrap()).0, "lease_over");
     gate.logged(&["lease_over", "site-late"]);
+    // The operator was told, with both numbers.
+    gate.logged(&["leases end before tokens do", "site-late", "check_frequency=3"]);
     assert_eq!(through.echo(b"the other goes on").unwrap(), b"the other goes on");
     // And it comes back with a newer token.
     let mut again = gate.door.tunneled(&late, &issuer.token(&late));
