@@ -12,7 +12,7 @@ use serde::de::{Deserializer, Error as _};
 
 use crate::flower::config::{Flower, Runs};
 use crate::layout::{LayoutError, read_small};
-pub use initial::Initial;
+pub use initial::{Initial, quoted};
 
 /// The schema this build reads.
 const SCHEMA: u32 = 1;

@@ -8,7 +8,6 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Now;
-use crate::flower::config::Mode;
 use crate::gate::Gate;
 use crate::leases::View;
 use crate::reason::Reason;
@@ -176,7 +175,7 @@ impl Status {
             name: gate.config.name.clone(),
             project: gate.config.service.project.clone(),
             root_of_trust: gate.config.service.root_of_trust.clone(),
-            mode: if gate.config.flower.mode == Mode::Terminate { "terminate" } else { "passthrough" }.to_owned(),
+            mode: gate.config.flower.mode.to_string(),
             up_seconds: gate.since.elapsed().as_secs(),
             check_frequency_seconds: gate.config.check_frequency.as_secs(),
             attested: gate.attested.as_ref().map(|attested| attested.token().is_some()),

@@ -93,7 +93,8 @@ impl Initial<'_> {
 }
 
 /// A basic string (TOML 1.0, section String), whatever is in it.
-fn quoted(text: &str) -> String {
+#[must_use]
+pub fn quoted(text: &str) -> String {
     let mut quoted = String::from("\"");
     for character in text.chars() {
         match character {
@@ -112,7 +113,7 @@ mod tests {
 
     #[test]
     fn whatever_is_written_is_quoted() {
-        for text in ["plain", "a\"b", "back\\slash", "line\nfeed", "é"] {
+        for text in ["plain", "a\"b", "back\\slash", "line\nfeed", "\u{7f}", "é"] {
             let table: toml::Table = toml::from_str(&format!("a = {}", quoted(text))).expect(text);
             assert_eq!(table["a"].as_str(), Some(text));
         }

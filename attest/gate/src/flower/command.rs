@@ -17,6 +17,7 @@ use tokio::sync::Semaphore;
 
 use super::config::Flower;
 use super::version::{Family, Version, VersionError};
+use crate::config::quoted;
 
 /// A Python start on a busy machine takes seconds; one that takes longer than this hangs.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -274,11 +275,6 @@ fn number(value: Option<&Value>) -> Option<u64> {
 /// Where `flwr` has its files, in the gate's folder for Flower.
 pub fn home(folder: &Path) -> PathBuf {
     folder.join("home")
-}
-
-/// A basic string of TOML, which has JSON's escapes.
-fn quoted(text: &str) -> String {
-    Value::from(text).to_string()
 }
 
 fn write(path: &Path, text: &str) -> Result<(), CommandError> {

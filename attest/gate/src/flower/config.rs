@@ -61,6 +61,15 @@ pub enum Mode {
     Terminate,
 }
 
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Passthrough => "passthrough",
+            Self::Terminate => "terminate",
+        })
+    }
+}
+
 /// `[runs]`: which sites must hold a lease. Without the section a run needs none.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -104,7 +113,7 @@ pub enum OnLoss {
 pub enum ConfigError {
     /// The mode is for SuperLinks of another generation.
     #[error(
-        "[flower] mode is {mode:?} and `flwr` is {version}; hint: passthrough is for Flower up to 1.39, whose Fleet API has a port of its \
+        "[flower] mode is \"{mode}\" and `flwr` is {version}; hint: passthrough is for Flower up to 1.39, whose Fleet API has a port of its \
          own, terminate for 1.40 and later"
     )]
     ModeVersion {
@@ -115,7 +124,7 @@ pub enum ConfigError {
     },
     /// Pausing needs to see the calls.
     #[error(
-        "[runs] on_loss is \"pause\" and [flower] mode is {mode:?}; hint: only mode = \"terminate\" sees which calls ask for work; use \
+        "[runs] on_loss is \"pause\" and [flower] mode is \"{mode}\"; hint: only mode = \"terminate\" sees which calls ask for work; use \
          \"continue\" or \"stop\""
     )]
     PauseMode {
@@ -353,7 +362,7 @@ mod tests {
         let with_front = "certificate = 'c'\nkey = 'k'\ncontrol_listen = '127.0.0.1:9193'\n";
         let error = flower(&format!("{PASS}{with_front}")).check(&pause).expect_err("passthrough");
         assert_eq!(error, ConfigError::PauseMode { mode: Mode::Passthrough });
-        assert!(error.to_string().contains("on_loss is \"pause\" and [flower] mode is Passthrough"), "{error}");
+        assert!(error.to_string().contains("on_loss is \"pause\" and [flower] mode is \"passthrough\""), "{error}");
         flower(&format!("{TERMINATE}control_listen = '127.0.0.1:9193'\n")).check(&pause).expect("terminate");
     }
 
@@ -402,6 +411,6 @@ mod tests {
         assert!(flower(TERMINATE).check_version(version("1.41.0")).is_ok());
         // One port for everything: carried as it is, a site would reach the Control API.
         let error = flower(PASS).check_version(version("1.41.0")).expect_err("passthrough");
-        assert!(error.to_string().contains("mode is Passthrough and `flwr` is 1.41.0"), "{error}");
+        assert!(error.to_string().contains("mode is \"passthrough\" and `flwr` is 1.41.0"), "{error}");
     }
 }

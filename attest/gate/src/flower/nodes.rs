@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use coffer_token::lease::{NodeKey, NodeKeyError};
-use coffer_token::{Hex, Jkt};
+use coffer_token::{Hex, Jkt, Version1};
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
@@ -127,7 +127,7 @@ enum State {
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
-    v: u8,
+    v: Version1,
     nodes: Vec<Row>,
 }
 
@@ -294,7 +294,7 @@ impl Nodes {
 
     fn save(&self) -> Result<(), NodesError> {
         let nodes = self.rows();
-        let bytes = serde_json::to_vec_pretty(&File { v: 1, nodes: nodes.clone() });
+        let bytes = serde_json::to_vec_pretty(&File { v: Version1, nodes: nodes.clone() });
         let bytes = bytes.map_err(|source| NodesError::Parse { path: self.file.display().to_string(), source })?;
         // Under the lock, so that an older state never replaces a newer one.
         Ok(replace(&self.file, 0o600, &bytes)?)
@@ -396,6 +396,17 @@ mod tests {
         assert_eq!(over(&nodes, 2 * GIVEN_UP), [0; 0], "it holds a lease");
         nodes.note(&ended);
         assert_eq!(over(&nodes, GIVEN_UP), [1]);
+    }
+
+    #[test]
+    fn a_file_of_another_version_is_refused() {
+        let dir = tempfile::tempdir().expect("a folder");
+        for (version, good) in [(1, true), (2, false)] {
+            replace(&dir.path().join("nodes.json"), 0o600, format!(r#"{{"v": {version}, "nodes": []}}"#).as_bytes()).expect("written");
+            let opened = Nodes::open(Arc::new(Flwr::of_script(dir.path(), SCRIPT)), dir.path(), 3);
+            assert_eq!(opened.is_ok(), good, "{version}");
+            assert!(good || matches!(opened, Err(NodesError::Parse { .. })), "{version}");
+        }
     }
 
     #[tokio::test]

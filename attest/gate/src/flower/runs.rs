@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use coffer_token::Jkt;
+use coffer_token::{Jkt, Version1};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 use tokio::sync::broadcast::Receiver;
@@ -76,7 +76,7 @@ struct Site {
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
-    v: u8,
+    v: Version1,
     runs: BTreeSet<u64>,
     sites: BTreeMap<String, u64>,
 }
@@ -265,7 +265,7 @@ impl Runs {
     fn save_or_warn(&self) {
         let known = self.known();
         let sites = known.sites.iter().map(|(name, site)| (name.clone(), site.seen)).collect();
-        let text = serde_json::to_vec_pretty(&File { v: 1, runs: known.runs.clone(), sites });
+        let text = serde_json::to_vec_pretty(&File { v: Version1, runs: known.runs.clone(), sites });
         // Under the lock, so that an older state never replaces a newer one.
         let saved =
             text.map_err(|error| error.to_string()).and_then(|text| replace(&self.file, 0o600, &text).map_err(|error| error.to_string()));

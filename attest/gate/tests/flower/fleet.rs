@@ -146,5 +146,5 @@ fn a_gate_in_the_wrong_mode_for_its_flower_does_not_start() {
     let done = gate.run(&["serve", "--listen", "127.0.0.1:0"]);
     assert!(!done.status.success());
     let said = String::from_utf8_lossy(&done.stderr);
-    assert!(said.contains("[flower] mode is Terminate and `flwr` is 1.29.0"), "{said}");
+    assert!(said.contains("[flower] mode is \"terminate\" and `flwr` is 1.29.0"), "{said}");
 }
