@@ -51,7 +51,12 @@ impl Lab {
     pub fn serve_gate(&self) -> Service {
         let mut serve = Command::new(repo::program("coffer-gate"));
         serve.arg("serve").arg("--dir").arg(self.path("gate"));
-        Service::start(serve, self.path("gate.log"), self.gate_port)
+        let said = |log: &str| log.matches(" listening ").count();
+        let before = said(&fs::read_to_string(self.path("gate.log")).unwrap_or_default());
+        let gate = Service::start(serve, self.path("gate.log"), self.gate_port);
+        // Its port is bound before it has looked at its Flower.
+        eventually("the gate serves", Duration::from_secs(30), || (said(&gate.log_text()) > before).then_some(()));
+        gate
     }
 
     /// The port of loopback that the lab's gate listens on.
