@@ -18,6 +18,7 @@ use crate::admission::{Admitted, Refusal, Shown};
 use crate::frames::{WireError, receive, send};
 use crate::gate::Gate;
 use crate::reason::Reason;
+use crate::sites::Site;
 use crate::socket::{Reset, Socket};
 use crate::source::Held;
 use crate::tls::boot_key;
@@ -85,7 +86,7 @@ pub async fn serve(gate: Arc<Gate>, arrival: Arrival) {
     };
     let Some(_place) = admitted.site.place(&gate.config.limits) else {
         let refusal = Refusal::of(Reason::SiteConnections);
-        note_refused(&admitted, &refusal, what);
+        note_refused(&admitted.site, admitted.leased.jkt, &refusal, what);
         return refuse(&mut stream, refusal).await;
     };
     drop(held);
@@ -108,9 +109,8 @@ async fn first_word(gate: &Gate, tcp: TcpStream) -> Result<Option<Guest>, WireEr
         Ok(Some(hello)) => Ok(Some(Guest { stream, reset, jkt, hello })),
         Ok(None) => Ok(None),
         Err(WireError::Frame(error)) => {
-            gate.admission.sites.refused_stranger(Reason::Malformed);
-            let refusal = Refusal::of(Reason::Malformed);
-            tracing::warn!(key = %jkt, what = "hello", code = refusal.reason.code(), id = refusal.id, detail = %error, "refused");
+            let refusal = Refusal::with(Reason::Malformed, error);
+            gate.admission.refuse_stranger(&refusal, jkt, "hello");
             refuse(&mut stream, refusal).await;
             Ok(None)
         }
@@ -148,8 +148,7 @@ async fn lease(gate: &Gate, stream: Stream, reset: &Reset, admitted: Admitted) {
             }
             Some(Err(())) => {
                 let refusal = Refusal::of(Reason::Malformed);
-                site.told(Some(refusal.reason), Instant::now());
-                tracing::warn!(site = %site.name, key = %proof.jkt, what = "renewal", code = refusal.reason.code(), id = refusal.id, "refused");
+                note_refused(&site, proof.jkt, &refusal, "renewal");
                 break Some(refusal);
             }
             None => break None,
@@ -195,7 +194,7 @@ async fn tunnel(gate: &Gate, mut stream: Stream, reset: Reset, admitted: Admitte
             Err(error) => {
                 let refusal = Refusal::of(Reason::SuperlinkUnreachable);
                 tracing::warn!(%error, fleet = gate.config.flower.fleet, "the SuperLink is not reached");
-                note_refused(&admitted, &refusal, "tunnel");
+                note_refused(site, leased.jkt, &refusal, "tunnel");
                 return refuse(&mut stream, refusal).await;
             }
         };
@@ -215,10 +214,12 @@ async fn tunnel(gate: &Gate, mut stream: Stream, reset: Reset, admitted: Admitte
     }
 }
 
-fn note_refused(admitted: &Admitted, refusal: &Refusal, what: &str) {
-    let Admitted { site, leased, .. } = admitted;
-    site.told(Some(refusal.reason), Instant::now());
-    tracing::warn!(site = %site.name, key = %leased.jkt, what, code = refusal.reason.code(), id = refusal.id, "refused");
+fn note_refused(site: &Site, key: Jkt, refusal: &Refusal, what: &str) {
+    let now = Instant::now();
+    site.told(Some(refusal.reason), now);
+    if site.may_log(now) {
+        tracing::warn!(site = %site.name, %key, what, code = refusal.reason.code(), id = refusal.id, "refused");
+    }
 }
 
 async fn refuse(stream: &mut Stream, refusal: Refusal) {

@@ -33,10 +33,12 @@ pub enum LayoutError {
         mode: u32,
     },
     /// Absurdly large.
-    #[error("{path} is larger than {MAX_FILE_BYTES} bytes")]
+    #[error("{path} is larger than {most} bytes")]
     TooLarge {
         /// The file.
         path: String,
+        /// What is read at most.
+        most: u64,
     },
     /// `init` never writes over a gate.
     #[error("{path} exists already\nhint: a gate is never written over; name another folder, or remove this one yourself")]
@@ -191,11 +193,15 @@ pub fn replace(path: &Path, mode: u32, bytes: &[u8]) -> Result<(), LayoutError> 
 /// # Errors
 /// See [`LayoutError`].
 pub fn read_small(path: &Path) -> Result<Zeroizing<Vec<u8>>, LayoutError> {
+    read_up_to(path, MAX_FILE_BYTES)
+}
+
+fn read_up_to(path: &Path, most: u64) -> Result<Zeroizing<Vec<u8>>, LayoutError> {
     let mut bytes = Zeroizing::new(Vec::new());
     let file = File::open(path).map_err(io_error("open", path))?;
-    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(io_error("read", path))?;
-    if bytes.len() as u64 > MAX_FILE_BYTES {
-        return Err(LayoutError::TooLarge { path: path.display().to_string() });
+    file.take(most + 1).read_to_end(&mut bytes).map_err(io_error("read", path))?;
+    if bytes.len() as u64 > most {
+        return Err(LayoutError::TooLarge { path: path.display().to_string(), most });
     }
     Ok(bytes)
 }
@@ -205,11 +211,19 @@ pub fn read_small(path: &Path) -> Result<Zeroizing<Vec<u8>>, LayoutError> {
 /// # Errors
 /// [`LayoutError::Mode`] if group or others have any right on it.
 pub fn read_private(path: &Path) -> Result<Zeroizing<Vec<u8>>, LayoutError> {
+    read_private_up_to(path, MAX_FILE_BYTES)
+}
+
+/// The same of a file that grows with the sites there are.
+///
+/// # Errors
+/// As for [`read_private`].
+pub fn read_private_up_to(path: &Path, most: u64) -> Result<Zeroizing<Vec<u8>>, LayoutError> {
     let mode = fs::metadata(path).map_err(io_error("open", path))?.permissions().mode() & 0o7777;
     if mode & 0o077 != 0 {
         return Err(LayoutError::Mode { path: path.display().to_string(), mode });
     }
-    read_small(path)
+    read_up_to(path, most)
 }
 
 fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> LayoutError {

@@ -12,16 +12,22 @@ use hyper::server::conn::http1;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 
 use crate::gate::Gate;
 use crate::status::{SiteStatus, Status};
 
 /// A collector that needs longer for a request's head is none.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// Connections at a time: whoever is on this machine may connect, and shall not use up the gate's file descriptors.
+const COLLECTORS: usize = 16;
 
 /// Answers for as long as the gate runs.
 pub async fn serve(gate: Arc<Gate>, listener: TcpListener) {
+    let places = Arc::new(Semaphore::new(COLLECTORS));
     loop {
+        // The semaphore is never closed.
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         let Ok((stream, _)) = listener.accept().await else {
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
@@ -38,6 +44,7 @@ pub async fn serve(gate: Arc<Gate>, listener: TcpListener) {
                 .serve_connection(TokioIo::new(stream), respond);
             // Whatever ends it is the collector's affair.
             let _ = serving.await;
+            drop(place);
         });
     }
 }

@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::sync::Semaphore;
+
 use crate::config::Limits;
 use crate::rate::Bucket;
 use crate::reason::Reason;
@@ -16,6 +18,9 @@ const BURST_SECONDS: u32 = 5;
 const LINES_AT_ONCE: u32 = 200;
 const LINE_EVERY: Duration = Duration::from_millis(500);
 
+/// So many of a site's connections wait while another of its own is admitted, which may take as long as the SuperLink takes.
+const QUEUE: usize = 16;
+
 /// One site. It has a name because a token that held gave it one, so there are no more than were ever enrolled.
 #[derive(Debug)]
 pub struct Site {
@@ -23,6 +28,8 @@ pub struct Site {
     pub name: String,
     /// Held while one of its connections is admitted: what two of them do to one lease happens one after the other.
     pub turn: tokio::sync::Mutex<()>,
+    /// How many may wait for that: each holds one of the places that everybody has for those nobody knows yet.
+    pub queue: Semaphore,
     connections: AtomicU32,
     /// Bytes from the site to the SuperLink.
     pub bytes_up: AtomicU64,
@@ -69,6 +76,7 @@ impl Site {
         Self {
             name: name.to_owned(),
             turn: tokio::sync::Mutex::new(()),
+            queue: Semaphore::new(QUEUE),
             connections: AtomicU32::new(0),
             bytes_up: AtomicU64::new(0),
             bytes_down: AtomicU64::new(0),

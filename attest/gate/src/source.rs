@@ -7,19 +7,26 @@ use std::time::{Duration, Instant};
 
 use crate::rate::Bucket;
 
-/// An IPv4 address, an IPv6 /64: what one customer of a network gets.
+/// An IPv4 address, an IPv6 /64 or /48, and which of the two: what one customer of a network gets at least and at most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Source(IpAddr);
+struct Source(IpAddr, u8);
 
 impl Source {
     fn of(address: IpAddr) -> Self {
         match address.to_canonical() {
             IpAddr::V6(v6) => {
                 let [a, b, c, d, ..] = v6.segments();
-                Self(std::net::Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into())
+                Self(std::net::Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into(), 64)
             }
-            v4 => Self(v4),
+            v4 => Self(v4, 32),
         }
+    }
+
+    /// The /48 around a /64, which may be one customer's and has sixty-five thousand of them.
+    fn around(self) -> Option<Self> {
+        let IpAddr::V6(v6) = self.0 else { return None };
+        let [a, b, c, ..] = v6.segments();
+        Some(Self(std::net::Ipv6Addr::new(a, b, c, 0, 0, 0, 0, 0).into(), 48))
     }
 }
 
@@ -70,10 +77,17 @@ impl Waiting {
         let mut books = self.books.lock().unwrap_or_else(PoisonError::into_inner);
         let of_source = books.held.get(&source).copied().unwrap_or(0);
         let failed = books.failures.get(&source).is_some_and(|failures| !failures.has_one(now));
-        if books.all >= self.all || of_source >= self.each || failed {
+        // Half of all places, or there would be none for anybody else.
+        let around = source.around();
+        let of_around = around.and_then(|around| books.held.get(&around).copied()).unwrap_or(0);
+        let crowded = of_source >= self.each || of_around >= self.each.max(self.all / 2);
+        if books.all >= self.all || crowded || failed {
             return None;
         }
         books.all += 1;
+        if let Some(around) = around {
+            books.held.insert(around, of_around + 1);
+        }
         books.held.insert(source, of_source + 1);
         Some(Held { source, books: Arc::clone(&self.books) })
     }
@@ -97,9 +111,11 @@ impl Drop for Held {
     fn drop(&mut self) {
         let mut books = self.books.lock().unwrap_or_else(PoisonError::into_inner);
         books.all -= 1;
-        match books.held.get_mut(&self.source) {
-            Some(count) if *count > 1 => *count -= 1,
-            _ => drop(books.held.remove(&self.source)),
+        for source in [Some(self.source), self.source.around()].into_iter().flatten() {
+            match books.held.get_mut(&source) {
+                Some(count) if *count > 1 => *count -= 1,
+                _ => drop(books.held.remove(&source)),
+            }
         }
     }
 }
@@ -121,6 +137,19 @@ mod tests {
         let neighbours: Vec<_> = (0..10).filter_map(|n| waiting.take(address(&format!("2001:db8:0:0:{n}::1")), now)).collect();
         assert_eq!(neighbours.len(), 1, "a /64 is one source");
         drop((others, neighbours));
+        assert_eq!(waiting.books.lock().expect("whole").held.len(), 0, "nothing is kept of who is gone");
+    }
+
+    #[test]
+    fn a_customer_with_many_networks_leaves_half() {
+        let address = |text: &str| text.parse::<IpAddr>().expect("an address");
+        let (waiting, now) = (Waiting::new(8, 2), Instant::now());
+        let own = |n: u16| waiting.take(address(&format!("2001:db8:0:{n:x}::1")), now);
+        let taken: Vec<_> = (0..100).filter_map(own).collect();
+        assert_eq!(taken.len(), 4, "half of eight");
+        assert!(waiting.take(address("2001:db8:1::1"), now).is_some() && waiting.take(address("192.0.2.1"), now).is_some());
+        drop(taken);
+        assert!(own(0).is_some());
         assert_eq!(waiting.books.lock().expect("whole").held.len(), 0, "nothing is kept of who is gone");
     }
 

@@ -5,6 +5,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use coffer_token::Jwks;
 use coffer_token::Version1;
@@ -13,8 +14,13 @@ use serde_json::value::RawValue;
 use tokio::sync::{Mutex, Notify};
 
 use crate::keys::Keys;
-use crate::layout::{LayoutError, read_private, replace};
-use crate::leases::{Leases, Past};
+use crate::layout::{LayoutError, read_private_up_to, replace};
+use crate::leases::{Change, Leases, Past};
+
+/// Five hundred sites with all the boots that are remembered of each take 9 MB, a hundred thousand withdrawals 30.
+const MAX_STATE_BYTES: u64 = 256 << 20;
+/// Between two times it is written, however much happens.
+const BETWEEN_WRITES: Duration = Duration::from_millis(100);
 
 /// The state does not load or is not kept.
 #[derive(Debug, thiserror::Error)]
@@ -96,10 +102,17 @@ impl State {
         self.dirty.notify_one();
     }
 
-    /// Writes whatever was touched, as long as the gate runs.
+    /// Writes whatever was touched, and which boots were admitted, as long as the gate runs.
     pub async fn keep(self: Arc<Self>, leases: Arc<Leases>, keys: Arc<Keys>) {
+        let mut changes = leases.changes();
         loop {
-            self.dirty.notified().await;
+            tokio::select! {
+                () = self.dirty.notified() => {}
+                change = changes.recv() => if matches!(change, Ok(Change::Ended { .. })) { continue },
+            }
+            tokio::time::sleep(BETWEEN_WRITES).await;
+            // What they say is written now, also where this lagged behind them.
+            changes = changes.resubscribe();
             if let Err(error) = self.save(&leases, &keys).await {
                 tracing::error!(%error, "what must survive a restart is not kept");
             }
@@ -120,7 +133,7 @@ impl State {
 
 fn read(path: &std::path::Path, pinned: &str) -> Result<(Option<Jwks>, Past), StateError> {
     let shown = || path.display().to_string();
-    let bytes = read_private(path)?;
+    let bytes = read_private_up_to(path, MAX_STATE_BYTES)?;
     let document: Document = serde_json::from_slice(&bytes).map_err(|source| StateError::Parse { path: shown(), source })?;
     let jwks = document.jwks.filter(|_| document.pinned == pinned);
     let jwks = jwks.map(|raw| Jwks::parse(raw.get().as_bytes())).transpose();
@@ -129,13 +142,17 @@ fn read(path: &std::path::Path, pinned: &str) -> Result<(Option<Jwks>, Past), St
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant};
+    use std::time::Instant;
 
     use coffer_token::{Hex, Signer, UnixTime, Withdrawal, Withdrawn};
 
     use super::*;
     use crate::clock::Now;
     use crate::leases::Instances;
+
+    fn state_text(past: &Past) -> String {
+        serde_json::to_string(&Document { v: Version1, pinned: "service A".into(), jwks: None, past: past.clone() }).unwrap()
+    }
 
     #[test]
     fn what_is_written_is_read_back_and_keys_of_another_service_are_not() {
@@ -157,6 +174,10 @@ mod tests {
         assert_eq!(past.cuts.get("site-1"), Some(&700));
         let (_, of_another, _) = State::open(path.clone(), "service B".into()).unwrap();
         assert_eq!(of_another, None);
+        let all = |site: u16| (format!("site-{site}"), (0..256).map(|boot| Hex([(boot % 251) as u8; 32])).collect());
+        let many = Past { instances: (0..500).map(all).collect(), ..past };
+        std::fs::write(&path, state_text(&many)).unwrap();
+        assert_eq!(State::open(path.clone(), "service A".into()).unwrap().2, many, "a gate with much to remember starts again");
         std::fs::write(&path, "{}").unwrap();
         assert!(matches!(State::open(path, "service A".into()), Err(StateError::Parse { .. })));
     }

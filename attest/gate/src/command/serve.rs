@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -32,6 +32,8 @@ use crate::{control, listen, metrics, tls};
 const FIRST_CONTACT: Duration = Duration::from_secs(5);
 /// So many instances of one site at once: a guest that is rebooted a few times in a row is no attack.
 const INSTANCES_AT_ONCE: u32 = 4;
+/// File descriptors besides those of connections: the service, the state, `flwr`, those who look.
+const OTHER_DESCRIPTORS: u64 = 512;
 /// How long a stop waits for what is still being written.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -45,10 +47,27 @@ pub fn run(args: &cli::Serve) -> Result<(), Failure> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(io::Error::from).or_fail("cannot turn off core dumps")?;
     let layout = Layout::new(&args.dir);
     let config = Config::read(&layout.config(), layout.dir()).or_fail("cannot read the settings")?;
+    take_descriptors(config.limits.connections);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().or_fail("cannot start")?;
     let served = runtime.block_on(serve(args, &layout, config));
     runtime.shutdown_timeout(STOP_TIMEOUT);
     served
+}
+
+/// Takes as many file descriptors as there may be connections, each with one to the SuperLink: where they are out, neither sites nor the
+/// key service are reached.
+fn take_descriptors(connections: u32) {
+    let wanted = 2 * u64::from(connections) + OTHER_DESCRIPTORS;
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let most = maximum.map_or(wanted, |maximum| maximum.min(wanted));
+    let there = match current {
+        Some(current) if current < most => setrlimit(Resource::Nofile, Rlimit { current: Some(most), maximum }).map_or(current, |()| most),
+        other => other.unwrap_or(wanted),
+    };
+    if there < wanted {
+        let hint = "raise LimitNOFILE, or lower limits.connections";
+        tracing::warn!(there, wanted, hint, "a crowd could use up the file descriptors");
+    }
 }
 
 async fn serve(args: &cli::Serve, layout: &Layout, config: Config) -> Result<(), Failure> {

@@ -9,6 +9,7 @@ mod faults;
 mod frames;
 mod leases;
 mod operator;
+mod strangers;
 mod together;
 mod tokens;
 
