@@ -63,7 +63,7 @@ pub enum Response {
 /// Of the operating system; `AddrInUse` where another gate answers there.
 pub async fn bind(path: &Path) -> io::Result<UnixListener> {
     if UnixStream::connect(path).await.is_ok() {
-        return Err(io::ErrorKind::AddrInUse.into());
+        return Err(io::Error::new(io::ErrorKind::AddrInUse, "another gate runs on this folder"));
     }
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),

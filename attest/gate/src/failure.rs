@@ -45,12 +45,15 @@ impl Failure {
     /// Prints it and gives the exit code.
     #[must_use]
     pub fn report(&self) -> ExitCode {
-        // Errors of the modules below bring their hint as a line of their own.
-        eprintln!("coffer-gate: {}", self.text.replace("\nhint: ", "\ncoffer-gate: hint: "));
-        if let Some(hint) = &self.hint {
-            eprintln!("coffer-gate: hint: {hint}");
-        }
+        eprintln!("{}", self.shown());
         ExitCode::from(self.exit as u8)
+    }
+
+    fn shown(&self) -> String {
+        // Errors of the modules below bring their hint along: as a line of its own, or in one line where the log has them too.
+        let text = self.text.replace("; hint: ", "\nhint: ").replace("\nhint: ", "\ncoffer-gate: hint: ");
+        let hint = self.hint.as_ref().map_or_else(String::new, |hint| format!("\ncoffer-gate: hint: {hint}"));
+        format!("coffer-gate: {text}{hint}")
     }
 }
 
@@ -82,4 +85,19 @@ pub fn chain(error: &dyn Error) -> String {
         source = cause.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hints_have_a_line_of_their_own_wherever_they_come_from() {
+        let expected = "coffer-gate: cannot a: b\ncoffer-gate: hint: c";
+        for text in ["cannot a: b\nhint: c", "cannot a: b; hint: c"] {
+            assert_eq!(Failure::new(text).shown(), expected);
+        }
+        assert_eq!(Failure::new("cannot a: b").hint("c").shown(), expected);
+        assert_eq!(Failure::new("cannot a: b").shown(), "coffer-gate: cannot a: b");
+    }
 }
