@@ -191,7 +191,7 @@ impl Leases {
         self.lock().entries.values().map(view).collect()
     }
 
-    /// Whether a proof may stand, and what that would do. Nothing changes but the bound on new instances.
+    /// Whether a proof may stand, and what that would do. Nothing changes.
     ///
     /// Whoever calls this and [`Self::install`] does so for one connection of a site at a time.
     ///
@@ -212,7 +212,7 @@ impl Leases {
             });
         }
         let memory = inner.memory.entry(proof.site.clone()).or_insert_with(|| SiteMemory::new(self.instances, now.at));
-        if memory.is_another(proof.instance) && !memory.may_change(now.at) {
+        if memory.is_another(proof.instance) && !memory.could_change(now.at) {
             return Err(Reason::InstanceRate);
         }
         Ok(Step::Begin(Arc::new(Leased::new(proof, now.at))))
@@ -245,6 +245,10 @@ impl Leases {
         self.judge(&inner, proof, now)?;
         let until = self.until(proof, now);
         let memory = inner.memory.entry(proof.site.clone()).or_insert_with(|| SiteMemory::new(self.instances, now.at));
+        // Counted here: attempts that the SuperLink keeps from becoming a lease use nothing up.
+        if memory.is_another(proof.instance) && !memory.may_change(now.at) {
+            return Err(Reason::InstanceRate);
+        }
         memory.is_now(proof.instance);
         let entry = Entry { leased: Arc::clone(leased), proof: proof.clone(), until };
         match inner.entries.insert(proof.site.clone(), entry) {

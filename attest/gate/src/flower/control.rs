@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http_body_util::{BodyExt, Limited};
 use hyper::body::{Body, Incoming};
 use hyper::header::{self, HeaderValue};
 use hyper::server::conn::{http1, http2};
@@ -18,11 +19,11 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 
-use super::fleet::{is_call, problem, to_superlink};
+use super::fleet::{is_call, problem, short, to_superlink};
 use super::protobuf;
 use super::rule::grpc_message;
 use super::runs::Runs;
-use super::upstream::{Kept, Link, Passing, SuperLink, UpstreamError, strip};
+use super::upstream::{Link, Passing, SuperLink, strip};
 
 /// Of people and their scripts.
 const CONNECTIONS: usize = 256;
@@ -38,6 +39,9 @@ const PING_EVERY: Duration = Duration::from_secs(60);
 
 /// How long the rest of a refused request is read for, so that its sender gets to the answer.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// The longest answer to StartRun, in bytes; those of Flower have some ten.
+const ANSWER_BYTES: usize = 64 * 1024;
 
 /// gRPC services of Control: `Exec` up to Flower 1.20, `Control` since.
 const SERVICES: [&str; 2] = ["/flwr.proto.Control/", "/flwr.proto.Exec/"];
@@ -133,7 +137,7 @@ impl Control {
     async fn answer(&self, request: Request<Incoming>, link: &Link, peer: SocketAddr) -> Response<Passing> {
         let path = request.uri().path().to_owned();
         let Some(call) = call(request.method(), request.uri().query(), &path, self.superlink.http2) else {
-            tracing::warn!(%peer, ?path, "refused a call that is none of Control's");
+            tracing::warn!(%peer, path = short(&path), "refused a call that is none of Control's");
             drain(request.into_body()).await;
             return self.refusal(Status::Unimplemented, StatusCode::NOT_FOUND, "the gate's Control front takes Control calls only");
         };
@@ -157,31 +161,24 @@ impl Control {
             head.headers.remove("grpc-accept-encoding");
             head.headers.remove(header::ACCEPT_ENCODING);
         }
-        match link.send(&self.superlink, to_superlink(&self.superlink, path, head.headers, body)).await {
-            Ok(response) => self.onward(response, starts),
+        let (superlink, link, runs) = (self.superlink.clone(), link.clone(), Arc::clone(&self.runs));
+        let request = to_superlink(&superlink, path, head.headers, body);
+        let asked = async move {
+            let (head, body) = link.send(&superlink, request).await.map_err(|error| error.to_string())?.into_parts();
+            let body =
+                if starts && head.status == StatusCode::OK { note_run(body, &runs, superlink.http2).await? } else { Passing::On(body) };
+            Ok((head, body))
+        };
+        // A task of its own where a run starts: it is looked after also where its client does not wait for the answer.
+        let asked = if starts { tokio::spawn(asked).await.unwrap_or_else(|error| Err(error.to_string())) } else { asked.await };
+        match asked {
+            Ok((mut head, body)) => {
+                strip(&mut head.headers);
+                head.version = if self.superlink.http2 { Version::HTTP_2 } else { Version::HTTP_11 };
+                Response::from_parts(head, body)
+            }
             Err(error) => self.unreachable(&error, path),
         }
-    }
-
-    fn onward(&self, response: Response<Incoming>, starts: bool) -> Response<Passing> {
-        let (mut head, body) = response.into_parts();
-        strip(&mut head.headers);
-        head.version = if self.superlink.http2 { Version::HTTP_2 } else { Version::HTTP_11 };
-        if !starts || head.status != StatusCode::OK {
-            return Response::from_parts(head, Passing::On(body));
-        }
-        let (runs, grpc) = (Arc::clone(&self.runs), self.superlink.http2);
-        let kept = Kept::new(move |bytes| {
-            let read = if grpc { protobuf::run_id_of_grpc(bytes) } else { protobuf::run_id(bytes) };
-            match read {
-                Ok(Some(run)) => runs.started(run),
-                // A gRPC error is an answer without a message, a run that was not made one without an id: Flower says why.
-                Ok(None) => {}
-                Err(protobuf::Unreadable) if bytes.is_empty() => {}
-                Err(protobuf::Unreadable) => tracing::warn!("the answer to StartRun has no run id: this run is not looked after"),
-            }
-        });
-        Response::from_parts(head, Passing::Kept(body, kept))
     }
 
     fn not_started(&self, why: &str) -> Response<Passing> {
@@ -189,8 +186,8 @@ impl Control {
         self.refusal(status, StatusCode::PRECONDITION_FAILED, &format!("coffer-gate starts no run: {why}"))
     }
 
-    fn unreachable(&self, error: &UpstreamError, path: &str) -> Response<Passing> {
-        tracing::warn!(path, %error, "a Control call is not answered");
+    fn unreachable(&self, error: &str, path: &str) -> Response<Passing> {
+        tracing::warn!(path = short(path), error, "a Control call is not answered");
         self.refusal(Status::Unavailable, StatusCode::BAD_GATEWAY, "the gate does not reach the SuperLink")
     }
 
@@ -226,6 +223,21 @@ fn call(method: &Method, query: Option<&str>, path: &str, grpc: bool) -> Option<
         "StartAutomation" | "start-automation" => Call::StartAutomation,
         _ => Call::Other,
     })
+}
+
+/// Reads the answer to StartRun and keeps the run.
+async fn note_run(body: Incoming, runs: &Runs, grpc: bool) -> Result<Passing, String> {
+    let read = Limited::new(body, ANSWER_BYTES).collect().await;
+    let read = read.map_err(|error| format!("the answer to StartRun is not read, this run is not looked after: {error}"))?;
+    let (trailers, bytes) = (read.trailers().cloned(), read.to_bytes());
+    match if grpc { protobuf::run_id_of_grpc(&bytes) } else { protobuf::run_id(&bytes) } {
+        Ok(Some(run)) => runs.started(run),
+        // A gRPC error is an answer without a message, a run that was not made one without an id: Flower says why.
+        Ok(None) => {}
+        Err(protobuf::Unreadable) if bytes.is_empty() => {}
+        Err(protobuf::Unreadable) => tracing::warn!("the answer to StartRun has no run id: this run is not looked after"),
+    }
+    Ok(Passing::Own((!bytes.is_empty()).then_some(bytes), trailers))
 }
 
 /// Reads what a client is still sending: clients of HTTP/1.1 look for an answer when they have sent everything.

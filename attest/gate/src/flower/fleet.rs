@@ -6,8 +6,8 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderValue};
@@ -22,6 +22,7 @@ use super::node_key::http_header;
 use super::runs::Runs;
 use super::upstream::{Link, Passing, SuperLink, strip};
 use crate::leases::Leased;
+use crate::rate::Bucket;
 
 /// Where Fleet calls are, and nothing else.
 const PREFIX: &str = "/v1/fleet/";
@@ -49,6 +50,13 @@ pub struct Fleet {
     pub superlink: SuperLink,
     /// Whether runs are paused.
     pub runs: Arc<Runs>,
+    /// How many lines of refused calls the log takes.
+    pub lines: Mutex<Bucket>,
+}
+
+/// So many refused calls are logged at once, then two a second: a site makes as many as it likes.
+pub fn lines_of_calls() -> Mutex<Bucket> {
+    Mutex::new(Bucket::new(200, Duration::from_millis(500), Instant::now()))
 }
 
 impl Fleet {
@@ -86,14 +94,13 @@ struct Calls<'a> {
 impl Calls<'_> {
     async fn answer(&self, request: Request<Incoming>) -> Result<Response<Passing>, Infallible> {
         let path = request.uri().path().to_owned();
-        let (site, key) = (&self.leased.site, &self.leased.jkt);
         Ok(match admit(request.method(), request.uri(), request.headers(), self.key) {
             Err(Refusal::Path) => {
-                tracing::warn!(%site, %key, ?path, "refused a call that is none of Fleet's");
+                self.warn(&path, "refused a call that is none of Fleet's");
                 problem(StatusCode::NOT_FOUND, "Not Found", true)
             }
             Err(Refusal::Key) => {
-                tracing::warn!(%site, %key, ?path, "refused a call of another node key than the attested one");
+                self.warn(&path, "refused a call of another node key than the attested one");
                 problem(StatusCode::UNAUTHORIZED, "Invalid SuperNode authentication", true)
             }
             Ok(()) if path == PULL && self.fleet.runs.are_paused() => {
@@ -103,17 +110,30 @@ impl Calls<'_> {
         })
     }
 
+    fn warn(&self, path: &str, what: &str) {
+        if self.fleet.lines.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now()) {
+            tracing::warn!(site = %self.leased.site, key = %self.leased.jkt, path = short(path), "{what}");
+        }
+    }
+
     async fn forward(&self, request: Request<Incoming>, path: &str) -> Response<Passing> {
         let (head, body) = request.into_parts();
-        let onward = to_superlink(&self.fleet.superlink, path, head.headers, body);
+        let mut onward = to_superlink(&self.fleet.superlink, path, head.headers, body);
+        // Again: a call that names it in `Connection` as well has just lost it.
+        onward.headers_mut().insert(PUBLIC_KEY, self.key.clone());
         match self.link.send(&self.fleet.superlink, onward).await {
             Ok(response) => to_client(response),
             Err(error) => {
-                tracing::warn!(site = %self.leased.site, key = %self.leased.jkt, path, %error, "a Fleet call is not answered");
+                self.warn(path, &format!("a Fleet call is not answered: {error}"));
                 problem(StatusCode::BAD_GATEWAY, "the gate does not reach the SuperLink", false)
             }
         }
     }
+}
+
+/// As much of a path as a line of the log takes.
+pub fn short(path: &str) -> &str {
+    path.char_indices().nth(100).map_or(path, |(end, _)| &path[..end])
 }
 
 /// Why a call does not go on.

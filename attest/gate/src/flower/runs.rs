@@ -62,6 +62,8 @@ pub struct Runs {
 #[derive(Debug, Default)]
 struct Known {
     runs: BTreeSet<u64>,
+    /// Of these, those whose sites were gone when they started: it was asked for before, and takes as long as somebody likes.
+    late: BTreeSet<u64>,
     sites: BTreeMap<String, Site>,
 }
 
@@ -136,7 +138,11 @@ impl Runs {
     /// The SuperLink has started this run.
     pub fn started(&self, run: u64) {
         tracing::info!(run, "a run is started");
-        self.known().runs.insert(run);
+        let late = self.may_start().is_err();
+        let mut known = self.known();
+        known.runs.insert(run);
+        known.late.extend(late.then_some(run));
+        drop(known);
         self.save_or_warn();
         self.started.notify_one();
     }
@@ -215,13 +221,17 @@ impl Runs {
         }
         let (site, key) = self.last_lost(shortfall);
         for run in due {
-            match self.settings.on_loss {
+            let late = self.known().late.contains(&run);
+            match if late { OnLoss::Stop } else { self.settings.on_loss } {
                 OnLoss::Continue => tracing::warn!(run, site, key, why = %shortfall, "a run goes on without a site it needs"),
                 OnLoss::Pause => tracing::warn!(run, site, key, why = %shortfall, "a run is paused"),
                 OnLoss::Stop => match self.flwr.stop(run).await {
                     Ok(()) | Err(CommandError::Unknown { .. }) => {
                         tracing::warn!(run, site, key, why = %shortfall, "a run is stopped");
-                        self.known().runs.remove(&run);
+                        let mut known = self.known();
+                        known.runs.remove(&run);
+                        known.late.remove(&run);
+                        drop(known);
                         self.save_or_warn();
                     }
                     Err(error) => {

@@ -18,9 +18,6 @@ use tokio_rustls::TlsConnector;
 /// On the network of the SuperLink's host.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Of an answer to StartRun, whose run id is in its first bytes.
-const KEPT_BYTES: usize = 4096;
-
 /// Headers that are of a connection and not of a message (RFC 9110, section 7.6.1), and those that the gate writes itself.
 const OF_A_CONNECTION: [HeaderName; 8] = [
     header::CONNECTION,
@@ -179,7 +176,8 @@ pub fn strip(headers: &mut HeaderMap) {
     for name in named.iter().chain(&OF_A_CONNECTION) {
         headers.remove(name);
     }
-    for name in ["keep-alive", "proxy-connection"] {
+    // The last ones tell a server behind a proxy on its machine where a call comes from: it would believe whoever writes them.
+    for name in ["keep-alive", "proxy-connection", "forwarded", "x-forwarded-for", "x-forwarded-proto"] {
         headers.remove(name);
     }
 }
@@ -188,53 +186,19 @@ pub fn strip(headers: &mut HeaderMap) {
 pub enum Passing {
     /// As it comes from the other side.
     On(Incoming),
-    /// The same, its first bytes kept for whoever wants them at its end.
-    Kept(Incoming, Kept),
-    /// The gate's own, once.
-    Own(Option<Bytes>),
-}
-
-/// Who is told the first bytes of a body.
-trait Told: FnOnce(&[u8]) + Send + Sync {}
-
-impl<F: FnOnce(&[u8]) + Send + Sync> Told for F {}
-
-/// What is done with the first bytes of a body once it has ended.
-pub struct Kept {
-    bytes: Vec<u8>,
-    then: Option<Box<dyn Told>>,
-}
-
-impl Kept {
-    /// Calls `then` with at most 4 KiB when the body has ended.
-    pub fn new(then: impl FnOnce(&[u8]) + Send + Sync + 'static) -> Self {
-        Self { bytes: vec![], then: Some(Box::new(then)) }
-    }
-
-    fn take(&mut self, data: &[u8]) {
-        let room = KEPT_BYTES.saturating_sub(self.bytes.len());
-        self.bytes.extend_from_slice(&data[..data.len().min(room)]);
-    }
-}
-
-impl Drop for Kept {
-    /// A body ends when it is dropped: hyper does not ask again for the end of one whose length it knows.
-    fn drop(&mut self) {
-        if let Some(then) = self.then.take() {
-            then(&self.bytes);
-        }
-    }
+    /// One that the gate has whole: its bytes, then its trailers.
+    Own(Option<Bytes>, Option<HeaderMap>),
 }
 
 impl Passing {
     /// Text of the gate's own.
     pub fn own(text: impl Into<Bytes>) -> Self {
-        Self::Own(Some(text.into()))
+        Self::Own(Some(text.into()), None)
     }
 
     /// Nothing.
     pub const fn empty() -> Self {
-        Self::Own(None)
+        Self::Own(None, None)
     }
 }
 
@@ -245,30 +209,24 @@ impl Body for Passing {
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         match self.get_mut() {
             Self::On(body) => Pin::new(body).poll_frame(context),
-            Self::Kept(body, kept) => {
-                let polled = Pin::new(body).poll_frame(context);
-                if let Poll::Ready(Some(Ok(frame))) = &polled
-                    && let Some(data) = frame.data_ref()
-                {
-                    kept.take(data);
-                }
-                polled
+            Self::Own(bytes, trailers) => {
+                let frame = bytes.take().map(Frame::data).or_else(|| trailers.take().map(Frame::trailers));
+                Poll::Ready(frame.map(Ok))
             }
-            Self::Own(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::On(body) | Self::Kept(body, _) => body.is_end_stream(),
-            Self::Own(bytes) => bytes.is_none(),
+            Self::On(body) => body.is_end_stream(),
+            Self::Own(bytes, trailers) => bytes.is_none() && trailers.is_none(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::On(body) | Self::Kept(body, _) => body.size_hint(),
-            Self::Own(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Self::On(body) => body.size_hint(),
+            Self::Own(bytes, _) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
         }
     }
 }
@@ -317,6 +275,7 @@ mod tests {
             ("upgrade", "h2c"),
             ("te", "trailers"),
             ("proxy-connection", "keep-alive"),
+            ("x-forwarded-for", "192.0.2.1"),
             ("flwr-timestamp", "now"),
         ] {
             headers.append(name, value.parse().expect("a value"));

@@ -66,6 +66,12 @@ impl SiteMemory {
         self.is_another(instance) && self.instances.contains(&instance)
     }
 
+    /// Whether there may be another now.
+    pub fn could_change(&self, now: Instant) -> bool {
+        self.bucket.has_one(now)
+    }
+
+    /// The same, and there is.
     pub fn may_change(&mut self, now: Instant) -> bool {
         self.bucket.take(now)
     }

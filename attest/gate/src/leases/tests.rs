@@ -73,6 +73,18 @@ fn a_clock_that_jumps_an_hour_moves_no_lease() {
     }
 }
 
+/// A site that is started again while the SuperLink is away is let in when that is back, however often it tried meanwhile.
+#[test]
+fn attempts_that_come_to_nothing_use_up_no_change_of_instance() {
+    let gate = Gate::new();
+    gate.admit(&proof("site-1", 1, T), gate.at(0, T)).expect("admitted");
+    for second in 1..50 {
+        let step = gate.leases.prepare(&proof("site-1", 2, T), gate.at(second, T + second));
+        assert!(matches!(step, Ok(Step::Begin(_))), "{step:?}");
+    }
+    gate.admit(&proof("site-1", 2, T), gate.at(50, T + 50)).expect("admitted");
+}
+
 #[test]
 fn a_renewal_keeps_key_and_config() {
     let gate = Gate::new();

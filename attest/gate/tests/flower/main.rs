@@ -5,6 +5,7 @@
 
 mod endpoint;
 mod fleet;
+mod front;
 mod lab;
 mod nodes;
 mod runs;

@@ -80,7 +80,7 @@ impl Double {
     }
 }
 
-fn certs(dir: &Path) {
+pub fn certs(dir: &Path) {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/flower/certs.sh");
     assert!(Command::new(script).arg(dir).arg("superlink.test").status().unwrap().success());
 }
@@ -159,10 +159,10 @@ fn calls_go_on_over_one_connection_under_the_superlinks_own_name() {
     let (link, issuer) = (Double::start(), Issuer::start());
     let gate = link.gate(&issuer, &link.ca());
     let (_, mut stream, key) = tunnel(&link, &gate, &issuer);
+    let rest =
+        "content-length: 0\r\nconnection: keep-alive, x-hop, flwr-public-key\r\nx-hop: 1\r\nupgrade: h2c\r\nx-forwarded-for: 1.2.3.4\r\n";
     for _ in 0..3 {
-        stream
-            .write_all(call(PULL, &key, "content-length: 0\r\nconnection: keep-alive, x-hop\r\nx-hop: 1\r\nupgrade: h2c\r\n").as_bytes())
-            .unwrap();
+        stream.write_all(call(PULL, &key, rest).as_bytes()).unwrap();
         let answer = answer(&mut stream);
         assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("ok"), "{answer}");
         assert!(!answer.contains("timeout=5"), "{answer}");
@@ -172,7 +172,8 @@ fn calls_go_on_over_one_connection_under_the_superlinks_own_name() {
         let lower = head.to_lowercase();
         assert!(lower.starts_with("post /v1/fleet/pull-messages http/1.1\r\n"), "{head}");
         assert!(lower.contains(&format!("host: localhost:{}\r\n", link.port)), "{head}");
-        assert!(["evil.test", "x-hop", "upgrade"].iter().all(|word| !lower.contains(word)), "{head}");
+        assert!(head.contains(&format!("flwr-public-key: {key}\r\n")), "an attested key is not to be taken away: {head}");
+        assert!(["evil.test", "x-hop", "upgrade", "forwarded"].iter().all(|word| !lower.contains(word)), "{head}");
     }
 }
 
