@@ -21,7 +21,6 @@ use crate::reason::Reason;
 use crate::sites::Site;
 use crate::socket::{Reset, Socket};
 use crate::source::Held;
-use crate::tls::boot_key;
 use crate::tunnel;
 
 /// TLS and the first word together: three round trips. Whoever needs longer holds a connection for nothing.
@@ -103,7 +102,7 @@ async fn first_word(gate: &Gate, tcp: TcpStream) -> Result<Option<Guest>, WireEr
     let mut stream = gate.acceptor.accept(socket).await?;
     let session = stream.get_ref().1;
     let ours = session.alpn_protocol() == Some(ALPN);
-    let key = session.peer_certificates().and_then(<[_]>::first).and_then(|spki| boot_key(spki));
+    let key = session.peer_certificates().and_then(<[_]>::first).and_then(|spki| Jkt::of_p384_spki(spki));
     let (true, Some(jkt)) = (ours, key) else { return Ok(None) };
     match receive::<Hello>(&mut stream).await {
         Ok(Some(hello)) => Ok(Some(Guest { stream, reset, jkt, hello })),

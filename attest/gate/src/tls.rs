@@ -36,12 +36,6 @@ const BACKDATED: Duration = Duration::from_secs(24 * 3600);
 /// Subject of every gate's authority: `serve` builds the issuer from the key alone.
 const AUTHORITY: &str = "coffer-gate CA";
 
-/// Everything before the point in a P-384 SubjectPublicKeyInfo (RFC 5480): two sequences, id-ecPublicKey, secp384r1, a bit string.
-const P384_SPKI: [u8; 23] = [
-    0x30, 0x76, 0x30, 0x10, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x22, 0x03, 0x62,
-    0x00,
-];
-
 /// Certificates cannot be made or used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -234,13 +228,6 @@ pub fn client(ca: &Path) -> Result<Arc<ClientConfig>, TlsError> {
     Ok(Arc::new(config))
 }
 
-/// Thumbprint of a bare P-384 public key; `None` for any other kind of key.
-#[must_use]
-pub fn boot_key(spki: &[u8]) -> Option<Jkt> {
-    let point = spki.strip_prefix(&P384_SPKI)?;
-    (point.len() == 97).then(|| Jkt::of_ec_point("P-384", point)).flatten()
-}
-
 /// Takes any bare P-384 key whose holder signs the handshake with it, and nothing else.
 #[derive(Debug)]
 struct BootKeys(Arc<CryptoProvider>);
@@ -256,7 +243,7 @@ impl ClientCertVerifier for BootKeys {
         _intermediates: &[CertificateDer<'_>],
         _now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        boot_key(end_entity).map(|_| ClientCertVerified::assertion()).ok_or_else(|| CertificateError::BadEncoding.into())
+        Jkt::of_p384_spki(end_entity).map(|_| ClientCertVerified::assertion()).ok_or_else(|| CertificateError::BadEncoding.into())
     }
 
     fn verify_tls12_signature(
@@ -328,12 +315,12 @@ mod tests {
     fn only_a_bare_p384_key_is_a_boot_key() {
         let spki = |algorithm| KeyPair::generate_for(algorithm).unwrap().subject_public_key_info();
         let key = spki(&PKCS_ECDSA_P384_SHA384);
-        assert_eq!(boot_key(&key), Jkt::of_ec_point("P-384", &key[23..]));
-        assert!(boot_key(&key).is_some());
-        assert_eq!(boot_key(&spki(&PKCS_ECDSA_P256_SHA256)), None);
-        assert_eq!(boot_key(&spki(&rcgen::PKCS_ED25519)), None);
-        assert_eq!(boot_key(&key[..key.len() - 1]), None);
-        assert_eq!(boot_key(&[key.as_slice(), &[0]].concat()), None);
-        assert_eq!(boot_key(&[]), None);
+        assert_eq!(Jkt::of_p384_spki(&key), Jkt::of_ec_point("P-384", &key[23..]));
+        assert!(Jkt::of_p384_spki(&key).is_some());
+        assert_eq!(Jkt::of_p384_spki(&spki(&PKCS_ECDSA_P256_SHA256)), None);
+        assert_eq!(Jkt::of_p384_spki(&spki(&rcgen::PKCS_ED25519)), None);
+        assert_eq!(Jkt::of_p384_spki(&key[..key.len() - 1]), None);
+        assert_eq!(Jkt::of_p384_spki(&[key.as_slice(), &[0]].concat()), None);
+        assert_eq!(Jkt::of_p384_spki(&[]), None);
     }
 }

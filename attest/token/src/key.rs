@@ -24,6 +24,13 @@ const MAX_KEYS: usize = 16;
 /// The longest JWKS document read, in bytes.
 const MAX_JWKS_BYTES: usize = 16 * 1024;
 
+/// Everything before the point in the SubjectPublicKeyInfo of an uncompressed P-384 key (RFC 5480, section 2): SEQUENCE (118 bytes),
+/// algorithm SEQUENCE (16), id-ecPublicKey, secp384r1, BIT STRING (98 bytes, none unused).
+const P384_SPKI: [u8; 23] = [
+    0x30, 0x76, 0x30, 0x10, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x22, 0x03, 0x62,
+    0x00,
+];
+
 /// A key or a key set is refused.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -99,6 +106,14 @@ impl Jkt {
         }
         let (x, y) = coordinates.split_at(coordinates.len() / 2);
         Some(Self::of_ec(curve, x, y))
+    }
+
+    /// Thumbprint of a P-384 key given as DER SubjectPublicKeyInfo (RFC 5280, section 4.1) with an uncompressed point, as a raw public
+    /// key (RFC 7250) or a certificate has it; `None` for any other kind of key or form.
+    #[must_use]
+    pub fn of_p384_spki(spki: &[u8]) -> Option<Self> {
+        let point: &[u8; 97] = spki.strip_prefix(&P384_SPKI)?.try_into().ok()?;
+        Self::of_ec_point("P-384", point)
     }
 
     /// Thumbprint of an EC key given by its curve's name and its two coordinates, big-endian, as long as the curve's field each.
@@ -351,6 +366,7 @@ fn read_jwk(jwk: &RawJwk) -> Option<VerifyingKey> {
 
 #[cfg(test)]
 mod tests {
+    use data_encoding::HEXLOWER;
     use proptest::prelude::*;
     use serde_json::{Value, json};
 
@@ -406,6 +422,19 @@ mod tests {
         }
         for text in ["", "AA", "6_Wj_nmVPFYtU8uKQPXN66l7Gk9DxRK8aI5GObxJPz0=", "6_Wj_nmVPFYtU8uKQPXN66l7Gk9DxRK8aI5GObxJPz1"] {
             assert!(text.parse::<Jkt>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn thumbprint_of_a_p384_key_in_der() {
+        let point = [[4].as_slice(), &[1; 48], &[2; 48]].concat();
+        // As `openssl ec -pubout -outform DER` writes a P-384 key.
+        let head = HEXLOWER.decode(b"3076301006072a8648ce3d020106052b81040022036200").expect("hexadecimal");
+        let spki = [head.as_slice(), &point].concat();
+        assert_eq!(Jkt::of_p384_spki(&spki), Jkt::of_ec_point("P-384", &point));
+        assert!(Jkt::of_p384_spki(&spki).is_some());
+        for other in [&[][..], &point, &spki[..spki.len() - 1], &[spki.as_slice(), &[0]].concat(), &spki[1..]] {
+            assert_eq!(Jkt::of_p384_spki(other), None, "{} bytes", other.len());
         }
     }
 

@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use coffer_token::Jkt;
-use coffer_token::lease::{self, ALPN, Answer, FRAME_HEADER_BYTES, FrameError, frame_length, from_frame};
+use coffer_token::lease::{ALPN, Answer, FRAME_HEADER_BYTES, FrameError, frame_length, from_frame};
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use rustix::net::sockopt::{set_socket_keepalive, set_tcp_keepcnt, set_tcp_keepidle, set_tcp_keepintvl, set_tcp_nodelay, socket_error};
@@ -24,13 +24,6 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEPALIVE_PROBES: u32 = 3;
 /// How often [`Session::arrived`] reads at most: what is no answer (tickets, updates of keys) may come as fast as it is read.
 const READS_PER_TURN: usize = 16;
-
-/// SubjectPublicKeyInfo (RFC 5280, section 4.1) of an uncompressed P-384 key, up to the point: SEQUENCE (118 bytes), algorithm
-/// SEQUENCE (16), id-ecPublicKey, secp384r1 (RFC 5480, section 2.1.1), BIT STRING (98 bytes, none unused).
-const P384_SPKI_PREFIX: [u8; 23] = [
-    0x30, 0x76, 0x30, 0x10, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x22, 0x03, 0x62,
-    0x00,
-];
 
 /// The gate was not reached, or does not speak as one.
 #[derive(Debug, thiserror::Error)]
@@ -252,10 +245,7 @@ impl Write for Patient<'_> {
 
 /// Thumbprint of a certificate's key, if it is a P-384 key.
 fn key_of(leaf: &CertificateDer<'_>) -> Option<Jkt> {
-    let spki = ParsedCertificate::try_from(leaf).ok()?.subject_public_key_info();
-    let point = spki.as_ref().strip_prefix(&P384_SPKI_PREFIX)?;
-    let point: &[u8; lease::NodeKey::SEC1_LEN] = point.try_into().ok()?;
-    Jkt::of_ec_point("P-384", point)
+    Jkt::of_p384_spki(&ParsedCertificate::try_from(leaf).ok()?.subject_public_key_info())
 }
 
 #[cfg(test)]
