@@ -84,6 +84,14 @@ pub fn last(text: &str) {
     }
 }
 
+/// The same, for what a gate or a service makes us say as often as it likes: it does not fill the boot log's second half, so that there is
+/// always room for what became of the workload.
+pub fn repeated(text: &str) {
+    if !OVER.load(Ordering::Relaxed) {
+        print_up_to(text, MAX_BOOT_LOG_BYTES / 2);
+    }
+}
+
 /// The same on the console only: what is said every minute of a long run would fill the boot log.
 pub fn passing(text: &str) {
     if !OVER.load(Ordering::Relaxed) {
@@ -92,9 +100,13 @@ pub fn passing(text: &str) {
 }
 
 fn print(text: &str) {
+    print_up_to(text, MAX_BOOT_LOG_BYTES);
+}
+
+fn print_up_to(text: &str, boot_log_bytes: usize) {
     let line = format!("coffer-init: {}\n", printable(text));
     show(&line);
-    BOOT_LOG.lock().unwrap_or_else(PoisonError::into_inner).append(line.as_bytes());
+    BOOT_LOG.lock().unwrap_or_else(PoisonError::into_inner).append(line.as_bytes(), boot_log_bytes);
 }
 
 fn show(line: &str) {
@@ -158,7 +170,7 @@ pub fn log_to(file: File) {
     let lines = std::mem::take(&mut log.lines);
     log.file = Some(file);
     log.written = 0;
-    log.append(&lines);
+    log.append(&lines, MAX_BOOT_LOG_BYTES);
 }
 
 /// Closes the boot log, so that its file system can be unmounted.
@@ -171,8 +183,9 @@ pub fn close_log() {
 }
 
 impl BootLog {
-    fn append(&mut self, bytes: &[u8]) {
-        if self.written + bytes.len() > MAX_BOOT_LOG_BYTES {
+    /// Unless the log would be longer than so many bytes.
+    fn append(&mut self, bytes: &[u8], limit: usize) {
+        if self.written + bytes.len() > limit {
             return;
         }
         self.written += bytes.len();
@@ -205,6 +218,16 @@ mod tests {
     fn lines_hold_no_control_characters() {
         assert_eq!(printable("a\nb\x1b[2J"), "a\\nb\\u{1b}[2J");
         assert!(printable(&"x".repeat(5000)).chars().count() <= MAX_LINE_CHARS + 1);
+    }
+
+    #[test]
+    fn what_others_repeat_leaves_room_in_the_boot_log() {
+        let mut log = BootLog { lines: Vec::new(), file: None, written: 0 };
+        for _ in 0..100_000 {
+            log.append(&[b'x'; 100], MAX_BOOT_LOG_BYTES / 2);
+        }
+        log.append(b"last", MAX_BOOT_LOG_BYTES);
+        assert!(log.lines.ends_with(b"xlast") && log.lines.len() <= MAX_BOOT_LOG_BYTES / 2 + 4);
     }
 
     #[test]

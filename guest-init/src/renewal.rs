@@ -66,7 +66,7 @@ fn report(standing: &Standing, outcome: Result<Token, NotRenewed>, next: Duratio
             let line = format!("renewed token_exp={}", token.expires_at);
             // A log that is full of these has no room for what matters.
             if said.is_some() || !matches!(standing.now(), State { token: Some(_), .. }) {
-                console::line(&line);
+                console::repeated(&line);
             } else {
                 console::passing(&line);
             }
@@ -80,7 +80,7 @@ fn report(standing: &Standing, outcome: Result<Token, NotRenewed>, next: Duratio
         }
         Err(NotRenewed::Unreached { url, why }) => {
             if said.as_ref() != Some(&why) {
-                console::line(&format!("waiting stage=renew url={url} cause=\"{why}\" next={:.1}", next.as_secs_f32()));
+                console::repeated(&format!("waiting stage=renew url={url} cause=\"{why}\" next={:.1}", next.as_secs_f32()));
             }
             standing.unreached(&why);
             Some(why)

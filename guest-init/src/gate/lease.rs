@@ -124,7 +124,7 @@ impl Client {
         let mut until = Instant::now() + lease;
         self.standing().leased(Lease::Until(until));
         self.said.clear();
-        console::line(&format!("lease until={}", unix_now() + lease.as_secs()));
+        console::repeated(&format!("lease until={}", unix_now() + lease.as_secs()));
         // When the answer to a renewal, or the rest of an answer, has to be there.
         let mut due: Option<Instant> = None;
         let mut renewing = false;
@@ -186,9 +186,9 @@ impl Client {
             self.standing().leased(lease);
         }
         if ended.leased.is_some() {
-            console::line(&format!("lease lost {line}"));
+            console::repeated(&format!("lease lost {line}"));
         } else if self.said != line {
-            console::line(&format!("no lease {line} next={:.1}", next.as_secs_f32()));
+            console::repeated(&format!("no lease {line} next={:.1}", next.as_secs_f32()));
         }
         self.said = line;
         if matches!(&ended.cause, NotAdmitted::Refused(refusal) if ASK_THE_SERVICE.contains(&refusal.code.as_str())) {
