@@ -250,6 +250,7 @@ impl Nodes {
     }
 
     fn reserve(&self, leased: &Leased, jkt: Jkt) -> Result<Place, NodesError> {
+        let busy = self.busy().clone();
         let mut rows = self.rows();
         if let Some(row) = rows.iter_mut().find(|row| row.jkt == jkt) {
             row.gone = None;
@@ -259,7 +260,8 @@ impl Nodes {
             return Ok(if row.state == State::Asked { Place::Reserved } else { Place::Known });
         }
         // Another boot of this site. Keys without an id of the SuperLink's cannot be unregistered, so nothing is lost with them.
-        rows.retain(|row| row.site != leased.site || !matches!(row.state, State::Asked | State::Known));
+        // Save those that are just being registered: they get an id.
+        rows.retain(|row| row.site != leased.site || busy.contains(&row.jkt) || !matches!(row.state, State::Asked | State::Known));
         let have = rows.iter().filter(|row| row.site == leased.site).count();
         if have >= usize::from(self.limit) {
             return Ok(Place::Full(have));
@@ -381,6 +383,24 @@ mod tests {
         // What is due is still due after a restart.
         nodes.save().expect("saved");
         assert_eq!(over(&self::nodes(dir.path(), SCRIPT), Duration::ZERO), [1]);
+    }
+
+    /// A key that the SuperLink learns counts against its site, also where another boot came while it was being asked.
+    #[tokio::test]
+    async fn a_registration_under_way_is_not_forgotten_for_another_boot() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let nodes = nodes(dir.path(), &format!("sleep 1; {SCRIPT}"));
+        let first = leased(1);
+        tokio::time::timeout(Duration::from_millis(100), nodes.admit(&first)).await.expect_err("under way");
+        nodes.admit(&leased(2)).await.expect("the second boot");
+        for _ in 0..200 {
+            if nodes.busy().is_empty() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let states: Vec<State> = nodes.rows().iter().map(|row| row.state).collect();
+        assert!(matches!(states[..], [State::Node(_), State::Node(_)]), "{states:?}");
     }
 
     #[tokio::test]
