@@ -22,7 +22,7 @@ use crate::failure::chain;
 use crate::judge::{Issued, Refused, revoked_since, token_request, withheld};
 use crate::reason::{Reason, Values};
 use crate::session::{ATTESTED_TTL_S, Attested, Challenged, CookieError, set_cookie};
-use crate::store::{Asked, Basis, BoundNode, Entry, Event, RefusedInstance, Seen, Site, Subject};
+use crate::store::{Asked, Basis, BoundNode, Entry, Event, RefusedInstance, Seen, Site, StoreError, Subject};
 
 /// Redeems, judges, answers `{"token": …}`.
 pub async fn attest(
@@ -85,20 +85,8 @@ fn decide(service: &Service, peer: IpAddr, cookie: &str, attestation: &Attestati
         detail.push_str(&format!(" node={node}"));
     }
     let entry = Entry::new(now, Event::Attest, id.as_str(), "ok", detail, subject(host_data, Some(&site))).with_basis(basis());
-    // A stock client may come back with its token instead of its cookie; the token has no room for the facts.
-    let forget_at = runtime_data.coffer().is_none().then(|| now.saturating_add(u64::from(site.record.token_expiration)));
-    let node = bound_node(runtime_data.coffer(), &coffer).map_err(|e| Problem::internal(&e))?;
-    let (project, name) = (&site.record.project, &site.record.site);
-    let recorded = service.store().together(|store| {
-        let recorded = store.record_while_active(&host_data, &facts, entry)?;
-        match forget_at {
-            _ if !recorded => {}
-            Some(forget_at) => store.put_facts(id.as_str(), &facts, &values_tag, forget_at)?,
-            None => store.saw(&Seen { project, site: name, facts: &facts, node: node.as_ref(), at: now })?,
-        }
-        Ok(recorded)
-    });
-    if !recorded.map_err(|e| Problem::internal(&e))? {
+    let given = Given { id: &id, site: &site, facts: &facts, bound: runtime_data.coffer(), coffer: &coffer, values_tag: &values_tag };
+    if !record_token(service, &given, entry, now).map_err(|e| Problem::internal(&e))? {
         // Revoked or suspended while the evidence was being judged.
         let site = service.store().site(&host_data).map_err(|e| Problem::internal(&e))?;
         let since = site.as_ref().and_then(|site| withheld(site, now)).or_else(|| revoked_since(&service.revocations(), &facts));
@@ -123,6 +111,34 @@ fn decide(service: &Service, peer: IpAddr, cookie: &str, attestation: &Attestati
     };
     let cookie = service.cookies.seal(&session).map_err(|e| Problem::internal(&e))?;
     Ok((token, Some(cookie)))
+}
+
+/// A token, before it is handed out.
+struct Given<'a> {
+    id: &'a RefusalId,
+    site: &'a Site,
+    facts: &'a EvidenceFacts,
+    /// The keys of the boot; none from a stock client.
+    bound: Option<&'a BoundKeys>,
+    coffer: &'a CofferClaims,
+    values_tag: &'a str,
+}
+
+/// Writes down that a token is given, and what will be asked of its holder later; `false` where the site's record no longer counts.
+fn record_token(service: &Service, given: &Given<'_>, entry: Entry, now: u64) -> Result<bool, StoreError> {
+    let Given { id, site, facts, bound, coffer, values_tag } = *given;
+    let (host_data, project, name) = (&site.record.host_data, &site.record.project, &site.record.site);
+    let node = bound_node(bound, coffer)?;
+    service.store().together(|store| {
+        let recorded = store.record_while_active(host_data, facts, entry)?;
+        match bound {
+            _ if !recorded => {}
+            Some(_) => store.saw(&Seen { project, site: name, facts, node: node.as_ref(), at: now })?,
+            // A stock client may come back with its token instead of its cookie; the token has no room for the facts.
+            None => store.put_facts(id.as_str(), facts, values_tag, now.saturating_add(u64::from(site.record.token_expiration)))?,
+        }
+        Ok(recorded)
+    })
 }
 
 /// Spends the challenge before anything is verified: one nonce, one attempt.
