@@ -17,6 +17,7 @@ pub use boot::{Boot, BootKey};
 pub use gate::{Gate, Settings};
 pub use issuer::{ISSUER, Issuer, ROOT};
 pub use service::{BASE, Guest, Service, processor};
+pub use system_tests::lab::eventually;
 pub use upstream::Upstream;
 pub use wire::{Door, End, Wire, refusal};
 
@@ -31,19 +32,6 @@ pub fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     File::open("/dev/urandom").unwrap().read_exact(&mut bytes).unwrap();
     bytes
-}
-
-/// Asks until the answer is there; how long that took.
-#[track_caller]
-pub fn eventually<T>(what: &str, within: Duration, mut ask: impl FnMut() -> Option<T>) -> T {
-    let begun = Instant::now();
-    loop {
-        if let Some(answer) = ask() {
-            return answer;
-        }
-        assert!(begun.elapsed() < within, "{what}: not within {within:?}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }
 
 /// SIGTERM, then waits for a clean end.
