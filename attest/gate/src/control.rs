@@ -103,7 +103,7 @@ async fn answer(gate: &Gate, request: Request) -> Response {
     let was = match request {
         Request::Status => return Response::Status(Box::new(Status::of(gate))),
         Request::Cut { site, .. } | Request::Lift { site } if !is_site_name(&site) => {
-            return Response::Refused { detail: format!("`{site}` is no name of a site") };
+            return Response::Refused { detail: format!("`{site}` is no name of a site; hint: the site alone, without its project") };
         }
         Request::Cut { site, seconds } => {
             tracing::info!(%site, seconds, code = "cut", "the operator keeps a site out");

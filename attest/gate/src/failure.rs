@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::fmt::Display;
+use std::path::Path;
 use std::process::ExitCode;
 
 /// Exit codes, as `--help` documents them. Clap itself exits with 2 for a wrong command line.
@@ -42,6 +43,12 @@ impl Failure {
         Self { hint: Some(hint.to_string()), ..self }
     }
 
+    /// The same, where a file that is needed is not there.
+    #[must_use]
+    pub fn hint_without(self, file: &Path, hint: impl Display) -> Self {
+        if file.exists() { self } else { self.hint(hint) }
+    }
+
     /// Prints it and gives the exit code.
     #[must_use]
     pub fn report(&self) -> ExitCode {
@@ -51,7 +58,8 @@ impl Failure {
 
     fn shown(&self) -> String {
         // Errors of the modules below bring their hint along: as a line of its own, or in one line where the log has them too.
-        let text = self.text.replace("; hint: ", "\nhint: ").replace("\nhint: ", "\ncoffer-gate: hint: ");
+        // TOML's end with an empty line.
+        let text = self.text.trim_end().replace("; hint: ", "\nhint: ").replace("\nhint: ", "\ncoffer-gate: hint: ");
         let hint = self.hint.as_ref().map_or_else(String::new, |hint| format!("\ncoffer-gate: hint: {hint}"));
         format!("coffer-gate: {text}{hint}")
     }
@@ -98,6 +106,8 @@ mod tests {
             assert_eq!(Failure::new(text).shown(), expected);
         }
         assert_eq!(Failure::new("cannot a: b").hint("c").shown(), expected);
+        assert_eq!(Failure::new("cannot a: b").hint_without(Path::new("/nowhere"), "c").shown(), expected);
+        assert_eq!(Failure::new("cannot a: b\n").hint_without(Path::new("/"), "c").shown(), "coffer-gate: cannot a: b");
         assert_eq!(Failure::new("cannot a: b").shown(), "coffer-gate: cannot a: b");
     }
 }

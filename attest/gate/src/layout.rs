@@ -25,7 +25,7 @@ pub enum LayoutError {
         source: io::Error,
     },
     /// A secret file that others may read.
-    #[error("{path} has mode {mode:04o}, a private key file must have 0600\nhint: chmod 600 {path}")]
+    #[error("{path} has mode {mode:04o}, expected 0600: others could read it\nhint: chmod 600 {path}")]
     Mode {
         /// The file.
         path: String,

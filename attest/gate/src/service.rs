@@ -60,7 +60,7 @@ pub enum FeedError {
     #[error("withdrawals: {0}")]
     List(#[from] WithdrawalListError),
     /// Another service's list.
-    #[error("withdrawals are of `{got}`, expected `{expected}`")]
+    #[error("withdrawals are of `{got}`, expected `{expected}`; hint: `issuer` in [service]")]
     Issuer {
         /// Who it says it is.
         got: String,

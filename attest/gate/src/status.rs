@@ -230,7 +230,10 @@ impl Status {
         match service.clock_ahead_seconds {
             None => writeln!(text, "clock        this machine's, until the service is heard")?,
             Some(ahead) if ahead.abs() <= 1 => writeln!(text, "clock        the service's; this machine's agrees")?,
-            Some(ahead) => writeln!(text, "clock        the service's; this machine's is {ahead} s ahead")?,
+            Some(ahead) => {
+                let way = if ahead < 0 { "behind" } else { "ahead" };
+                writeln!(text, "clock        the service's; this machine's is {} s {way}", ahead.unsigned_abs())?;
+            }
         }
         writeln!(text, "connections  {}; {} never said a word, {} were too many", self.connections, self.unheard, self.turned_away)?;
         for (code, count) in &self.strangers {
@@ -255,7 +258,7 @@ impl Status {
             site.write_refusals(text)?;
         }
         for cut in &self.cuts {
-            writeln!(text, "kept out     {} for {} (coffer-gate cut {} --lift)", cut.site, shown(cut.remaining_seconds), cut.site)?;
+            writeln!(text, "kept out     {} for {} (coffer-gate cut {} --lift --dir …)", cut.site, shown(cut.remaining_seconds), cut.site)?;
         }
         Ok(())
     }

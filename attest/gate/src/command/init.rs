@@ -48,7 +48,10 @@ fn read_service(from: &Path) -> Result<(Service, PathBuf), Failure> {
         ("stdin".to_owned(), bytes, PathBuf::new())
     } else {
         let base = from.parent().unwrap_or(Path::new("")).to_owned();
-        (from.display().to_string(), read_small(from).or_fail(doing)?.to_vec(), base)
+        let bytes = read_small(from).or_fail(doing);
+        let bytes =
+            bytes.map_err(|failure| failure.hint_without(from, "`coffer-attest gate-settings --project NAME … > FILE` makes it"))?;
+        (from.display().to_string(), bytes.to_vec(), base)
     };
     let text = std::str::from_utf8(&bytes).or_fail(doing)?;
     Ok((Service::parse(&shown, text).or_fail(doing)?, base))

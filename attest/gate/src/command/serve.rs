@@ -46,7 +46,8 @@ pub fn run(args: &cli::Serve) -> Result<(), Failure> {
     // The authority's key and this process's own are in its memory.
     set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(io::Error::from).or_fail("cannot turn off core dumps")?;
     let layout = Layout::new(&args.dir);
-    let config = Config::read(&layout.config(), layout.dir()).or_fail("cannot read the settings")?;
+    let config = Config::read(&layout.config(), layout.dir()).or_fail("cannot read the settings");
+    let config = config.map_err(|failure| failure.hint_without(&layout.config(), "`coffer-gate init` makes the folder"))?;
     take_descriptors(config.limits.connections);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().or_fail("cannot start")?;
     let served = runtime.block_on(serve(args, &layout, config));
@@ -74,10 +75,15 @@ async fn serve(args: &cli::Serve, layout: &Layout, config: Config) -> Result<(),
     let stop = Stop::listen().or_fail("cannot listen for signals")?;
     let socket = control::bind(&layout.socket()).await.or_fail(&format!("cannot make {}", layout.socket().display()))?;
     let listen = args.listen.unwrap_or(config.listen);
-    let listener = TcpListener::bind(listen).await.or_fail(&format!("cannot listen on {listen}"))?;
+    let listener = TcpListener::bind(listen).await.or_fail(&format!("cannot listen on {listen}"));
+    let listener =
+        listener.map_err(|failure| failure.hint("`ss -ltnp` says who does; `listen` in coffer-gate.toml and --listen name another"))?;
     let address = listener.local_addr().or_fail("cannot listen")?;
     let metrics = match config.metrics {
-        Some(metrics) => Some(TcpListener::bind(metrics).await.or_fail(&format!("cannot listen on metrics = {metrics}"))?),
+        Some(metrics) => {
+            let listener = TcpListener::bind(metrics).await.or_fail(&format!("cannot listen on metrics = {metrics}"));
+            Some(listener.map_err(|failure| failure.hint("`ss -ltnp` says who does; `metrics` in coffer-gate.toml names another"))?)
+        }
         None => None,
     };
     let gate = Arc::new(build(layout, config).await?);
@@ -120,7 +126,12 @@ async fn build(layout: &Layout, config: Config) -> Result<Gate, Failure> {
     let heard = Heard { keys: Arc::clone(&keys), leases: Arc::clone(&leases), clock: Arc::clone(&clock), state: Arc::clone(&state) };
     let feed = Feed::new(config.service.clone(), client, heard).or_fail("cannot use [service] tls_name")?;
     let node_key = config.attested.as_ref().map(|attested| attested.node_key.as_path());
-    let server = tls::server(layout, &config.name, node_key).or_fail("cannot make the gate's certificate")?;
+    let server = tls::server(layout, &config.name, node_key).or_fail("cannot make the gate's certificate").map_err(|failure| {
+        let lost = "sites pin this authority: put tls/ back from its backup; a new one means new bundles";
+        let failure = failure.hint_without(&layout.ca_key(), lost).hint_without(&layout.ca(), lost);
+        let outside = "[attested] is for a gate in a confidential VM, which has this file";
+        if let Some(path) = node_key { failure.hint_without(path, outside) } else { failure }
+    })?;
     let attested = config.attested.as_ref().map(|given| Arc::new(Attested::new(given.socket.clone(), server.key, Arc::clone(&clock))));
     let flower = Flower::start(&config.flower, &config.runs, Arc::clone(&leases)).await.or_fail("cannot stand in front of this Flower")?;
     let sites = Arc::new(Sites::new(limits));

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
@@ -94,7 +94,22 @@ fn what_cannot_be_done_is_said_with_its_exit_code() {
     fs::set_permissions(gate.path().join("tls/ca.key"), fs::Permissions::from_mode(0o644)).unwrap();
     let (code, said) = exit(&gate.run(&["serve"]));
     assert_eq!(code, Some(1));
-    assert!(said.contains("has mode 0644, a private key file must have 0600"), "{said}");
+    assert!(said.contains("has mode 0644, expected 0600"), "{said}");
+    // What is missing, or taken, is named with what to do.
+    fs::remove_file(gate.path().join("tls/ca.key")).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (taken, dir, nowhere) = (listener.local_addr().unwrap().to_string(), gate.path(), gate.path().join("nowhere"));
+    let (dir, nowhere) = (dir.to_str().unwrap(), nowhere.to_str().unwrap());
+    for (command, hint) in [
+        (&["serve", "--dir", dir][..], "hint: sites pin this authority"),
+        (&["serve", "--dir", nowhere], "hint: `coffer-gate init` makes the folder"),
+        (&["init", "--dir", nowhere, "--name", "gate.demo.test", "--service", nowhere], "hint: `coffer-attest gate-settings"),
+        (&["serve", "--dir", dir, "--listen", &taken], "and --listen name another"),
+    ] {
+        let (code, said) = exit(&Command::new(env!("CARGO_BIN_EXE_coffer-gate")).args(command).output().unwrap());
+        assert_eq!(code, Some(1), "{said}");
+        assert!(said.contains(hint), "{command:?}: {said}");
+    }
 }
 
 fn metrics(port: u16) -> String {
@@ -108,7 +123,7 @@ fn metrics(port: u16) -> String {
 #[test]
 fn status_and_metrics_show_each_site() {
     let issuer = Issuer::start();
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let edits = vec![("check_frequency = ", format!("metrics = \"127.0.0.1:{port}\"\ncheck_frequency = "))];
     let gate = Gate::with(&issuer, &Settings { edits, ..Settings::default() }).in_touch(&issuer);
     let boot = Boot::of("site-1");
