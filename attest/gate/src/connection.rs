@@ -132,7 +132,12 @@ async fn lease(gate: &Gate, stream: Stream, reset: &Reset, admitted: Admitted) {
     let refusal = loop {
         let renewal = tokio::select! {
             biased;
-            reason = leased.ended() => break Some(Refusal::of(reason)),
+            reason = leased.ended() => {
+                // The guest's console will show this refusal's id: the log has it too, and `status` the code.
+                let refusal = Refusal::of(reason);
+                note_refused(&site, proof.jkt, &refusal, "lease");
+                break Some(refusal);
+            }
             renewal = timeout(patience, incoming.recv()) => renewal.unwrap_or(None),
         };
         match renewal {

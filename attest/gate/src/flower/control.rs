@@ -43,6 +43,10 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
 /// The longest answer to StartRun, in bytes; those of Flower have some ten.
 const ANSWER_BYTES: usize = 64 * 1024;
 
+/// Whoever reaches the front could make an unattested key known, or burn a site's: an unregistered key never comes back.
+const NODES_ARE_OURS: &str =
+    "coffer-gate registers nodes itself, from attested keys; another node is registered at the SuperLink's own port";
+
 /// gRPC services of Control: `Exec` up to Flower 1.20, `Control` since.
 const SERVICES: [&str; 2] = ["/flwr.proto.Control/", "/flwr.proto.Exec/"];
 
@@ -81,6 +85,8 @@ enum Call {
     StartRun,
     /// Starts runs later, when nobody can hold them against the rule.
     StartAutomation,
+    /// Makes a node key known, or unknown for ever.
+    ChangeNodes,
     /// Anything else of Control's.
     Other,
 }
@@ -142,14 +148,17 @@ impl Control {
             return self.refusal(Status::Unimplemented, StatusCode::NOT_FOUND, "the gate's Control front takes Control calls only");
         };
         let refused = match call {
-            Call::StartRun => self.runs.may_start().err().map(|shortfall| shortfall.to_string()),
-            Call::StartAutomation if self.runs.need_sites() => Some("automations start runs when no gate can look".to_owned()),
+            Call::StartRun => self.runs.may_start().err().map(|shortfall| format!("coffer-gate starts no run: {shortfall}")),
+            Call::StartAutomation if self.runs.need_sites() => {
+                Some("coffer-gate starts no run: automations start runs when no gate can look".to_owned())
+            }
+            Call::ChangeNodes => Some(NODES_ARE_OURS.to_owned()),
             Call::StartAutomation | Call::Other => None,
         };
         if let Some(why) = refused {
-            tracing::info!(%peer, %why, "a run is not started");
+            tracing::info!(%peer, path = short(&path), %why, "a Control call is refused");
             drain(request.into_body()).await;
-            return self.not_started(&why);
+            return self.refused(&why);
         }
         self.forward(request, link, &path, call == Call::StartRun).await
     }
@@ -181,9 +190,9 @@ impl Control {
         }
     }
 
-    fn not_started(&self, why: &str) -> Response<Passing> {
+    fn refused(&self, why: &str) -> Response<Passing> {
         let status = if self.prints_precondition { Status::FailedPrecondition } else { Status::PermissionDenied };
-        self.refusal(status, StatusCode::PRECONDITION_FAILED, &format!("coffer-gate starts no run: {why}"))
+        self.refusal(status, StatusCode::PRECONDITION_FAILED, why)
     }
 
     fn unreachable(&self, error: &str, path: &str) -> Response<Passing> {
@@ -221,6 +230,7 @@ fn call(method: &Method, query: Option<&str>, path: &str, grpc: bool) -> Option<
     Some(match name {
         "StartRun" | "start-run" => Call::StartRun,
         "StartAutomation" | "start-automation" => Call::StartAutomation,
+        "RegisterNode" | "register-node" | "UnregisterNode" | "unregister-node" => Call::ChangeNodes,
         _ => Call::Other,
     })
 }
@@ -257,6 +267,8 @@ mod tests {
         assert_eq!(grpc("/flwr.proto.Exec/StartRun"), Some(Call::StartRun));
         assert_eq!(grpc("/flwr.proto.Control/StartRun"), Some(Call::StartRun));
         assert_eq!(grpc("/flwr.proto.Control/StartAutomation"), Some(Call::StartAutomation));
+        assert_eq!(grpc("/flwr.proto.Control/RegisterNode"), Some(Call::ChangeNodes));
+        assert_eq!(grpc("/flwr.proto.Control/UnregisterNode"), Some(Call::ChangeNodes));
         assert_eq!(grpc("/flwr.proto.Control/StopRun"), Some(Call::Other));
         for path in
             ["/flwr.proto.Fleet/PullMessages", "/flwr.proto.Control/", "/flwr.proto.Control/A/B", "/flwr.proto.ServerAppIo/GetNodes", "/"]
@@ -266,6 +278,8 @@ mod tests {
         let http = |path: &str| call(&Method::POST, None, path, false);
         assert_eq!(http("/v1/control/start-run"), Some(Call::StartRun));
         assert_eq!(http("/v1/control/start-automation"), Some(Call::StartAutomation));
+        assert_eq!(http("/v1/control/register-node"), Some(Call::ChangeNodes));
+        assert_eq!(http("/v1/control/unregister-node"), Some(Call::ChangeNodes));
         assert_eq!(http("/v1/control/list-runs"), Some(Call::Other));
         for path in [
             "/v1/fleet/pull-messages",

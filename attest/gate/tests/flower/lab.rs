@@ -198,6 +198,12 @@ impl Cli<'_> {
         of_run.and_then(|entry| entry["status"].as_str()).unwrap_or_else(|| panic!("{}", both(&done))).to_owned()
     }
 
+    /// `flwr supernode register` of a new key of that name, everything that it prints.
+    pub fn registers(&self, key: &Path) -> String {
+        openssh_key(key);
+        both(&self.flwr(&["supernode", "register", key.with_extension("pub").to_str().unwrap()], &[]))
+    }
+
     /// `flwr supernode list`: ids and what the SuperLink says of each.
     pub fn nodes(&self) -> Vec<(String, String)> {
         let done = self.flwr(&["supernode", "list"], &["--verbose", "--format", "json"]);

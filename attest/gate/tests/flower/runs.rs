@@ -15,7 +15,13 @@ fn a_run_needs_its_site(version: &'static str) {
     assert!(said.contains("coffer-gate starts no run: 0 of 1 required sites hold a lease"), "{said}");
     assert!(said.contains("site-1 has held none since this gate started"), "{said}");
     assert!(!said.contains("Traceback"), "{said}");
-    gate.logged(&["a run is not started", "site-1"]);
+    gate.logged(&["a Control call is refused", "site-1"]);
+
+    if version != KIT_KEYS {
+        let said = cli.registers(&link.path().join("stranger"));
+        assert!(said.contains("coffer-gate registers nodes itself, from attested keys"), "{said}");
+        assert_eq!(cli.nodes(), [], "a node nobody attested is registered");
+    }
 
     let boot = if version == KIT_KEYS { Boot::of("site-1") } else { boot_with_node("site-1", &link.path().join("node")) };
     let _lease = gate.door.leased(&boot, &issuer.token(&boot));

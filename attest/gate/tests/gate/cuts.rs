@@ -152,6 +152,7 @@ fn the_operator_cuts_a_site_for_a_while_or_until_they_lift_it_whatever_restarts(
     let after = inside.is_cut(since, "cut");
     assert!(after < SECOND, "{after:?}");
     gate.logged(&["cut", "site-1"]);
+    assert_eq!((&gate.status()["gone"][0]["site"], &gate.status()["gone"][0]["last"]), (&"site-1".into(), &"cut".into()));
     next_second();
     assert_eq!(gate.door.refusal(&boot, &issuer.token(&boot)).0, "cut");
     other.is_in();

@@ -35,7 +35,9 @@ impl Inside {
         self.tunnel.reset(Duration::from_secs(5));
         let after = since.elapsed();
         assert!(after < SECOND, "{after:?}");
-        assert_eq!(refusal(&self.lease.answer().unwrap()).0, "withdrawn");
+        let Answer::Refused { code, id, .. } = self.lease.answer().unwrap() else { panic!("not the end of a lease") };
+        assert_eq!(code, "withdrawn");
+        gate.logged(&["refused", "what=\"lease\"", &id, "withdrawn"]);
         assert_eq!(gate.door.refusal(&self.guest.boot, &self.token).0, "withdrawn");
     }
 
