@@ -288,7 +288,8 @@ mod tests {
                 up_write.shutdown().await.unwrap();
             };
             let mut back = Vec::new();
-            let (copied, (), (), read) = tokio::join!(copy(&mut inside, &mut outside, &meter), send, echo, guest_read.read_to_end(&mut back));
+            let (copied, (), (), read) =
+                tokio::join!(copy(&mut inside, &mut outside, &meter), send, echo, guest_read.read_to_end(&mut back));
             copied.unwrap();
             read.unwrap();
             assert!(back == bytes[..700_001]);

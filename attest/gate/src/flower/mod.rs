@@ -118,7 +118,12 @@ impl Flower {
                 tokio::spawn(Arc::new(front).serve(listener));
             }
             if flower.mode == Mode::Terminate {
-                fleet = Some(Fleet { tls: acceptor, superlink: superlink(&flower.fleet)?, runs: Arc::clone(&runs), lines: fleet::lines_of_calls() });
+                fleet = Some(Fleet {
+                    tls: acceptor,
+                    superlink: superlink(&flower.fleet)?,
+                    runs: Arc::clone(&runs),
+                    lines: fleet::lines_of_calls(),
+                });
             }
         }
         tokio::spawn(runs.watch(changes));
