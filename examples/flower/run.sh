@@ -33,7 +33,7 @@ done
 step "1/8 what is missing on this machine"
 "$repo/tests/setup.sh"
 
-step "2/8 the programs, and PID 1"
+step "2/8 the programs, and PID 1 (the first time some ten minutes on two cores, most of them without a word)"
 (cd "$repo" && cargo build --quiet --release --locked -p coffer -p coffer-attest -p coffer-gate -p coffer-simulator && guest-init/build.sh)
 export PATH="$bin:$PATH"
 
@@ -41,7 +41,7 @@ step "3/8 Flower $version: the SuperLink's programs, the SuperNode's container a
 flower=$("$repo/tests/flower.sh" "$version")
 "$here/../quickstart/archive.sh" "$cache/flower-$version.tar" "flwr==$version" numpy==2.2.6
 
-step "4/8 a base: firmware, kernel, initrd (simulated: this machine need not have SEV-SNP)"
+step "4/8 a base: firmware, kernel, initrd (simulated: this machine need not have SEV-SNP); all paths are in $work"
 [ -z "$(ls -A "$work" 2>/dev/null)" ] || [ -e "$work/.flower" ] || fail "$work exists and holds something else" "name another folder in COFFER_FLOWER_DIR"
 rm -rf "$work" && mkdir -p "$work/superlink" && touch "$work/.flower" && cd "$work"
 coffer-simulator init simulator
@@ -109,6 +109,7 @@ node=(--root-certificates superlink/ca.crt --superlink localhost:9443 --auth-sup
 from 1.23 || node+=(--auth-supernode-public-key outside_key.pub)
 PATH=$flower:$PATH timeout 20 "$flower/flower-supernode" "${node[@]}" >outside.log 2>&1 || true
 grep -m 2 -iE 'handshake|failed' outside.log || tail -n 3 outside.log
+echo "that is what its Flower makes of a gate that speaks to attested keys only"
 
 step "site-1 is suspended, mid-round: cut at once, its container stops, the run goes on"
 await run.log "asked 2 nodes" 200 "$(end_of run.log)"
