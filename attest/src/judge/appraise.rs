@@ -11,6 +11,7 @@ use coffer_verify::{
 use super::Judge;
 use super::enrolled::enrolled;
 use crate::bounded::Bounded;
+use crate::clock::rfc3339;
 use crate::failure::chain;
 use crate::policy::ProjectPolicy;
 use crate::reason::{Reason, Values};
@@ -132,12 +133,14 @@ pub fn withheld(site: &Site, now: u64) -> Option<Refused> {
     let Stands { standing, suspended } = &site.stands;
     let (reason, detail) = match (standing, suspended) {
         (Standing::Revoked { revoked_at, revoked_by, revoked_why }, _) => {
-            (Reason::Revoked, format!("site was revoked at {revoked_at} by `{revoked_by}`: {revoked_why}"))
+            (Reason::Revoked, format!("site was revoked at {} by `{revoked_by}`: {revoked_why}", rfc3339(*revoked_at)))
         }
         (Standing::Superseded { overlap_until }, _) if now >= *overlap_until => {
-            (Reason::Revoked, format!("site config was superseded, the overlap was over at {overlap_until}"))
+            (Reason::Revoked, format!("site config was superseded, the overlap was over at {}", rfc3339(*overlap_until)))
         }
-        (_, Some(Suspended { at, by, reason })) => (Reason::SiteSuspended, format!("site was suspended at {at} by `{by}`: {reason}")),
+        (_, Some(Suspended { at, by, reason })) => {
+            (Reason::SiteSuspended, format!("site was suspended at {} by `{by}`: {reason}", rfc3339(*at)))
+        }
         (Standing::Active | Standing::Superseded { .. }, None) => return None,
     };
     Some(Refused { reason, detail, values: None, authenticated: true })

@@ -10,6 +10,7 @@ use super::sites::history;
 use super::standing::{Standing, Suspended};
 use super::withdrawals::withdraw;
 use super::{Store, StoreError, seconds};
+use crate::clock::rfc3339;
 use crate::reason::Reason;
 
 /// Table of suspensions: a row while it lasts. What was is in the audit log.
@@ -31,7 +32,7 @@ CREATE TRIGGER suspensions_do_not_change BEFORE UPDATE ON suspensions
 #[non_exhaustive]
 pub enum SuspendError {
     /// No such site, or all of it is revoked.
-    #[error("site `{project}/{site}` has no config that is not revoked")]
+    #[error("site `{project}/{site}` is not enrolled, or every config of it is revoked")]
     NotActive {
         /// Project.
         project: ProjectName,
@@ -39,7 +40,7 @@ pub enum SuspendError {
         site: SiteName,
     },
     /// It is suspended.
-    #[error("site `{project}/{site}` is suspended since {at}, by `{by}`: {reason}")]
+    #[error("site `{project}/{site}` is suspended since {}, by `{by}`: {reason}", rfc3339(*.at))]
     Already {
         /// Project.
         project: ProjectName,

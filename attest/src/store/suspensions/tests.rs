@@ -55,7 +55,7 @@ fn what_cannot_be_suspended_or_resumed_is_named() {
     assert!(matches!(store.suspend(&project, &site, by_eve("two\nlines", 11)), Err(SuspendError::Reason(_))));
     store.suspend(&project, &site, by_eve("x", 12)).unwrap();
     let again = store.suspend(&project, &site, by_eve("y", 13)).unwrap_err().to_string();
-    assert_eq!(again, "site `demo/site-1` is suspended since 12, by `eve`: x");
+    assert_eq!(again, "site `demo/site-1` is suspended since 1970-01-01T00:00:12Z, by `eve`: x");
     assert!(matches!(store.resume(&project, &site, by_eve("", 13)), Err(SuspendError::Reason(_))));
     store.revoke(&project, &site, None, "eve", "stolen", 14).unwrap();
     assert!(matches!(store.resume(&project, &site, by_eve("x", 15)), Err(SuspendError::NotActive { .. })));
