@@ -1,21 +1,24 @@
 //! From a token and the key of a connection to a lease, or to a refusal with its reason.
 
+pub mod proof;
+pub mod sites;
+
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use coffer_token::lease::NodeKey;
 use coffer_token::{Expectation, Jkt, Reject, Usage, check, header_kid};
 
-use crate::clock::{Clock, Now};
+use crate::admission::proof::Proof;
+use crate::admission::sites::{Site, Sites};
 use crate::config;
 use crate::flower::{Flower, NodeRefusal};
-use crate::keys::Keys;
 use crate::leases::{Leased, Leases, Step};
-use crate::proof::Proof;
 use crate::random;
 use crate::rate::Bucket;
 use crate::reason::Reason;
-use crate::sites::{Site, Sites};
+use crate::service::clock::{Clock, Now};
+use crate::service::keys::Keys;
 
 /// The one role that a gate admits: sites that train.
 const ROLE: &str = "client";

@@ -7,10 +7,10 @@ use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 
 use crate::admission::Admission;
-use crate::attested::Attested;
 use crate::config::Config;
+use crate::guests::attested::Attested;
+use crate::guests::source::Waiting;
 use crate::service::Feed;
-use crate::source::Waiting;
 use crate::state::State;
 
 /// A running gate.

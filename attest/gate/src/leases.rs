@@ -4,6 +4,7 @@
 //! token was issued; that moment is computed once, when the token is accepted, on the monotonic clock, and no wall clock moves it.
 
 mod memory;
+pub mod withdrawn;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,10 +15,10 @@ use coffer_token::lease::NodeKey;
 use coffer_token::{Hex, Jkt, Withdrawal};
 use tokio::sync::{Notify, broadcast, watch};
 
-use crate::clock::Now;
-use crate::proof::Proof;
+use crate::admission::proof::Proof;
+use crate::leases::withdrawn::Record;
 use crate::reason::Reason;
-use crate::withdrawn::Record;
+use crate::service::clock::Now;
 use memory::SiteMemory;
 pub use memory::{Instances, Past};
 

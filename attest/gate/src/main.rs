@@ -1,41 +1,26 @@
 //! Relying party in front of a Flower SuperLink: a site's connection passes while its lease is current.
 //!
-//! A connection goes through `listen` (bounds of `source`), `connection` (TLS and frames) and `admission` (`keys`, `clock`: token →
-//! `proof`; `sites`: bounds; `flower`: its node key; `leases`) to `tunnel` or `flower`. What the key service says comes in by `service`
-//! and ends leases by `withdrawn`. `control` (`status`, `cut`) and `metrics` look at all of it; `command` starts it, from `config`.
+//! A connection goes through `guests` (bounds, TLS, frames) and `admission` (token → proof, bounds of its site, its node key, `leases`)
+//! to `guests::tunnel` or `flower`. What the key service says comes in by `service` and ends leases by `leases::withdrawn`. `operator`
+//! (`status`, `cut`, metrics) looks at all of it; `command` starts it, from `config`.
 #![forbid(unsafe_code)]
 
 mod admission;
-mod attested;
 mod cli;
-mod clock;
 mod command;
 mod config;
-mod connection;
-mod control;
 mod failure;
 mod flower;
-mod frames;
 mod gate;
-mod keys;
+mod guests;
 mod layout;
 mod leases;
-mod listen;
-mod metrics;
-mod openssh;
-mod proof;
+mod operator;
 mod random;
 mod rate;
 mod reason;
 mod service;
-mod sites;
-mod socket;
-mod source;
 mod state;
-mod status;
-mod tls;
-mod tunnel;
-mod withdrawn;
 
 use std::process::ExitCode;
 

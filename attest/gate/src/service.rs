@@ -4,7 +4,9 @@
 //! silent middlebox nor a lost answer keeps a withdrawal from the gate. While the service is away leases go on to their end, and
 //! tokens are checked with the keys there are.
 
+pub mod clock;
 mod http;
+pub mod keys;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,11 +16,11 @@ use coffer_token::{Jwks, KeyError, StatementError, StatementKind, WithdrawalList
 use rustls::ClientConfig;
 use rustls::pki_types::{InvalidDnsNameError, ServerName};
 
-use crate::clock::Clock;
 use crate::config;
-use crate::keys::Keys;
 use crate::leases::Leases;
 use crate::random::jittered;
+use crate::service::clock::Clock;
+use crate::service::keys::Keys;
 use crate::state::State;
 use http::{HttpError, Link};
 

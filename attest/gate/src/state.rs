@@ -13,9 +13,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::sync::{Mutex, Notify};
 
-use crate::keys::Keys;
 use crate::layout::{LayoutError, read_private_up_to, replace};
 use crate::leases::{Change, Leases, Past};
+use crate::service::keys::Keys;
 
 /// Five hundred sites with all the boots that are remembered of each take 9 MB, a hundred thousand withdrawals 30.
 const MAX_STATE_BYTES: u64 = 256 << 20;
@@ -147,8 +147,8 @@ mod tests {
     use coffer_token::{Hex, Signer, UnixTime, Withdrawal, Withdrawn};
 
     use super::*;
-    use crate::clock::Now;
     use crate::leases::Instances;
+    use crate::service::clock::Now;
 
     fn state_text(past: &Past) -> String {
         serde_json::to_string(&Document { v: Version1, pinned: "service A".into(), jwks: None, past: past.clone() }).unwrap()

@@ -4,8 +4,8 @@ use serde_json::json;
 
 use super::{asked, unexpected};
 use crate::cli;
-use crate::control::{Request, Response};
 use crate::failure::Failure;
+use crate::operator::{Request, Response};
 
 /// Keeps a site out, or lets it in again.
 ///

@@ -8,8 +8,8 @@ use serde_json::json;
 use crate::cli;
 use crate::config::{Config, Initial, Service};
 use crate::failure::{Failure, OrFail};
+use crate::guests::tls::{certificates, make_authority};
 use crate::layout::{Layout, NewFolder, read_small, write_new};
-use crate::tls::{certificates, make_authority};
 
 /// What a settings table on stdin may be long, in bytes.
 const MAX_STDIN_BYTES: u64 = 1 << 20;

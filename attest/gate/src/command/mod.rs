@@ -7,9 +7,9 @@ pub mod status;
 
 use std::path::Path;
 
-use crate::control::{Request, Response, ask};
 use crate::failure::{Exit, Failure, OrFail};
 use crate::layout::Layout;
+use crate::operator::{Request, Response, ask};
 
 /// Asks the gate that runs on a folder.
 fn asked(dir: &Path, request: &Request) -> Result<Response, Failure> {

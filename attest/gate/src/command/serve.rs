@@ -11,22 +11,24 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Semaphore;
 
+use crate::admission::sites::Sites;
 use crate::admission::{Admission, lines_of_strangers};
-use crate::attested::Attested;
 use crate::cli;
-use crate::clock::Clock;
 use crate::config::Config;
 use crate::failure::{Failure, OrFail};
 use crate::flower::Flower;
 use crate::gate::Gate;
-use crate::keys::Keys;
+use crate::guests::attested::Attested;
+use crate::guests::source::Waiting;
+use crate::guests::{listen, tls};
 use crate::layout::{Layout, read_small};
 use crate::leases::{Instances, Leases};
+use crate::operator;
+use crate::operator::metrics;
+use crate::service::clock::Clock;
+use crate::service::keys::Keys;
 use crate::service::{Feed, Heard};
-use crate::sites::Sites;
-use crate::source::Waiting;
 use crate::state::State;
-use crate::{control, listen, metrics, tls};
 
 /// How long the start waits for the key service: what it took back meanwhile should be known before anybody comes in.
 const FIRST_CONTACT: Duration = Duration::from_secs(5);
@@ -73,7 +75,7 @@ fn take_descriptors(connections: u32) {
 
 async fn serve(args: &cli::Serve, layout: &Layout, config: Config) -> Result<(), Failure> {
     let stop = Stop::listen().or_fail("cannot listen for signals")?;
-    let socket = control::bind(&layout.socket()).await.or_fail(&format!("cannot make {}", layout.socket().display()))?;
+    let socket = operator::bind(&layout.socket()).await.or_fail(&format!("cannot make {}", layout.socket().display()))?;
     let listen = args.listen.unwrap_or(config.listen);
     let listener = TcpListener::bind(listen).await.or_fail(&format!("cannot listen on {listen}"));
     let listener =
@@ -89,7 +91,7 @@ async fn serve(args: &cli::Serve, layout: &Layout, config: Config) -> Result<(),
     let gate = Arc::new(build(layout, config).await?);
     tokio::spawn(expire(Arc::clone(&gate.admission.leases)));
     tokio::spawn(Arc::clone(&gate.state).keep(Arc::clone(&gate.admission.leases), Arc::clone(&gate.admission.keys)));
-    tokio::spawn(control::serve(Arc::clone(&gate), socket));
+    tokio::spawn(operator::serve(Arc::clone(&gate), socket));
     if let Some(attested) = &gate.attested {
         tokio::spawn(Arc::clone(attested).keep());
     }

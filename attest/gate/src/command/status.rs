@@ -2,8 +2,8 @@
 
 use super::{asked, unexpected};
 use crate::cli;
-use crate::control::{Request, Response};
 use crate::failure::{Failure, OrFail};
+use crate::operator::{Request, Response};
 
 /// Prints a snapshot of the running gate.
 ///

@@ -340,9 +340,9 @@ mod tests {
     use coffer_token::UnixTime;
 
     use super::*;
-    use crate::clock::Now;
+    use crate::admission::proof::tests::proof;
     use crate::leases::{Instances, Leases, Step};
-    use crate::proof::tests::proof;
+    use crate::service::clock::Now;
 
     const T: u64 = 1_795_400_000;
     /// Registers whatever comes, as the node whose id is the number of the call; logs every call.

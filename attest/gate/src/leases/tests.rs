@@ -1,7 +1,7 @@
 use coffer_token::{UnixTime, Withdrawn};
 
 use super::*;
-use crate::proof::tests::proof;
+use crate::admission::proof::tests::proof;
 
 const T: u64 = 1_795_400_000;
 const FREQUENCY: u64 = 120;

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
 
-use crate::connection::{self, Arrival};
 use crate::gate::Gate;
+use crate::guests::connection::{self, Arrival};
 
 /// After an error of accept(2) itself, such as no free file descriptor.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

@@ -26,8 +26,8 @@ use rustls::{
 };
 use zeroize::Zeroizing;
 
+use crate::guests::openssh::{self, OpensshError};
 use crate::layout::{Layout, LayoutError, private_folder, read_private, read_small, write_new};
-use crate::openssh::{self, OpensshError};
 
 /// How long certificates are valid. Guests pin the authority, so its life is the gate's; a leaf's key lives as long as the process.
 const VALIDITY: Duration = Duration::from_secs(10 * 365 * 24 * 3600);

@@ -15,7 +15,7 @@ use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use tokio::net::UnixStream;
 
-use crate::clock::Clock;
+use crate::service::clock::Clock;
 
 /// Between two looks: PID 1 renews at two thirds of a token's life, which is minutes.
 const LOOK_EVERY: Duration = Duration::from_secs(5);

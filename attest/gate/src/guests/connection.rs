@@ -14,14 +14,14 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
 
+use crate::admission::sites::Site;
 use crate::admission::{Admitted, Refusal, Shown};
-use crate::frames::{WireError, receive, send};
 use crate::gate::Gate;
+use crate::guests::frames::{WireError, receive, send};
+use crate::guests::socket::{Reset, Socket};
+use crate::guests::source::Held;
+use crate::guests::tunnel;
 use crate::reason::Reason;
-use crate::sites::Site;
-use crate::socket::{Reset, Socket};
-use crate::source::Held;
-use crate::tunnel;
 
 /// TLS and the first word together: three round trips. Whoever needs longer holds a connection for nothing.
 const FIRST_WORD_TIMEOUT: Duration = Duration::from_secs(10);

@@ -5,7 +5,7 @@ use std::hash::Hash;
 
 use coffer_token::{Hex, WITHDRAWALS_KEPT_SECONDS, Withdrawal, Withdrawn};
 
-use crate::proof::Proof;
+use crate::admission::proof::Proof;
 
 /// Until when what is covered is worth nothing, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,7 +90,7 @@ fn newest<K: Eq + Hash>(map: &mut HashMap<K, Taken>, key: K, taken: Taken) -> bo
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proof::tests::proof;
+    use crate::admission::proof::tests::proof;
 
     fn of(withdrawn: Withdrawn, at: u64) -> Withdrawal {
         Withdrawal { number: 7, at, code: "site_suspended".into(), withdrawn }

@@ -7,11 +7,11 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use crate::clock::Now;
+use crate::admission::sites::Site;
 use crate::gate::Gate;
 use crate::leases::View;
 use crate::reason::Reason;
-use crate::sites::Site;
+use crate::service::clock::Now;
 
 /// A gate at one moment. Durations are whole seconds.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -15,7 +15,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 use crate::gate::Gate;
-use crate::status::{SiteStatus, Status};
+use crate::operator::status::{SiteStatus, Status};
 
 /// A collector that needs longer for a request's head is none.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);

@@ -1,5 +1,8 @@
 //! `gate.sock`: how `status` and `cut` ask a running gate. One line of JSON each way; who may open the socket may ask.
 
+pub mod metrics;
+pub mod status;
+
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -12,7 +15,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::time::timeout;
 
 use crate::gate::Gate;
-use crate::status::Status;
+use crate::operator::status::Status;
 
 /// The longest question, in bytes.
 const MAX_REQUEST_BYTES: u64 = 4096;

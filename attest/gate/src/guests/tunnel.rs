@@ -12,10 +12,10 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::admission::sites::Site;
 use crate::gate::Gate;
+use crate::guests::socket::{Reset, Socket};
 use crate::leases::Leased;
-use crate::sites::Site;
-use crate::socket::{Reset, Socket};
 
 /// How long the SuperLink may take to accept a connection. It is on this machine or beside it.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -256,8 +256,8 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
     use super::*;
+    use crate::admission::sites::Sites;
     use crate::config::Limits;
-    use crate::sites::Sites;
 
     fn run<T>(test: impl Future<Output = T>) -> T {
         tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(test)
