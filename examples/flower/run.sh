@@ -27,7 +27,7 @@ await() { # FILE TEXT SECONDS [LINE]: waits until the file has the text, in this
 end_of() { echo "$(($(wc -l <"$1") + 1))"; }
 if from 1.40; then fleet=8000 control=8000 mode=terminate; else fleet=9092 control=9093 mode=passthrough; fi
 for port in 8999 9443 9193 "$fleet" "$control"; do
-  ! (: >"/dev/tcp/127.0.0.1/$port") 2>/dev/null || fail "something listens on 127.0.0.1:$port" "stop it (what an earlier run left?)"
+  ! (: >"/dev/tcp/127.0.0.1/$port") 2>/dev/null || fail "something listens on 127.0.0.1:$port" "stop it; \`ss -ltnp\` says what it is (an earlier run's?)"
 done
 
 step "1/8 what is missing on this machine"
