@@ -25,6 +25,7 @@ await() { # FILE TEXT SECONDS [LINE]: waits until the file has the text, in this
   done
 }
 end_of() { echo "$(($(wc -l <"$1") + 1))"; }
+[[ $version =~ ^1\.[0-9]+\.[0-9]+$ ]] || fail "\`$version\` is no version of Flower" "write it like 1.29.0"
 if from 1.40; then fleet=8000 control=8000 mode=terminate; else fleet=9092 control=9093 mode=passthrough; fi
 for port in 8999 9443 9193 "$fleet" "$control"; do
   ! (: >"/dev/tcp/127.0.0.1/$port") 2>/dev/null || fail "something listens on 127.0.0.1:$port" "stop it; \`ss -ltnp\` says what it is (an earlier run's?)"
@@ -124,6 +125,7 @@ coffer-attest site resume demo/site-1 --reason "the drill is over" --dir service
 await site-1.log "workload started again" 120
 await run.log "sites [1, 2] of 2" 400 "$(end_of run.log)"
 coffer-gate status --dir gate
+! grep -qE "asked ([3-9]|[1-9][0-9]+) nodes" run.log || fail "a node nobody attested was asked, see $work/run.log" "that is a fault of the gate's: keep the logs"
 
 step "where everything lies"
 cat <<END
