@@ -3,7 +3,7 @@
 #   usage: run.sh [--long]     (root on Debian 12 or 13; --long adds fuzzing, memory limits and the benchmark)
 set -euo pipefail
 cd "$(dirname "$0")/.."
-setup=--tests nextest=(-E 'not test(/^long_/)') test=(--skip long_) long=
+setup=--tests nextest=(-E 'not test(/(^|::)long_/)') test=(--skip long_) long=
 if [ "${1:-}" = --long ]; then setup=--long nextest=() test=() long=yes; fi
 step() { printf '\n== %s (%ss)\n' "$*" "$SECONDS"; }
 tools=$PWD/cache/tools log=$PWD/target/tests.log
