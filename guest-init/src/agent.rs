@@ -144,6 +144,7 @@ fn token(state: &State) -> Response {
             return Response { status: "200 OK", more: "", body };
         }
         (None, Verdict::Refused { code, id }) => json!({ "code": code, "id": id }),
+        // Nothing but a refusal takes a token away.
         (None, _) => json!({ "code": "no_token" }),
     };
     Response { status: "503 Service Unavailable", more: "", body }

@@ -22,7 +22,7 @@ pub enum Verdict {
     Affirmed,
     /// It was not reached, or not well, since; in its own words.
     Unreached(String),
-    /// It said no: its reason code, and the id its log has.
+    /// It said no, and nothing else since: its reason code, and the id its log has.
     Refused {
         /// Reason code.
         code: String,
@@ -104,10 +104,12 @@ impl Standing {
         });
     }
 
-    /// A renewal reached nobody. The token stays as good as it is.
+    /// A renewal reached nobody. The token stays as good as it is, and a refusal stays the last word: whoever has not heard it yet does.
     pub fn unreached(&self, why: &str) {
         self.change(|state| {
-            state.verdict = Verdict::Unreached(why.to_owned());
+            if !matches!(state.verdict, Verdict::Refused { .. }) {
+                state.verdict = Verdict::Unreached(why.to_owned());
+            }
             state.asked = false;
         });
     }
@@ -155,10 +157,14 @@ mod tests {
     fn a_refusal_takes_the_token_and_a_renewal_gives_it_back() {
         let standing = Standing::new(token(1), true);
         assert_eq!(standing.now().lease, Lease::None("not asked yet".into()));
+        standing.unreached("no route");
+        assert!(standing.now().token.is_some());
+        assert_eq!(standing.now().verdict, Verdict::Unreached("no route".into()));
         standing.refused("site_suspended", "r-1");
         assert_eq!(standing.now().token, None);
+        let refused = Verdict::Refused { code: "site_suspended".into(), id: "r-1".into() };
         standing.unreached("no route");
-        assert_eq!((standing.now().token, standing.now().verdict), (None, Verdict::Unreached("no route".into())));
+        assert_eq!((standing.now().token, standing.now().verdict), (None, refused), "the service has not said otherwise");
         standing.renewed(token(2));
         let now = standing.now();
         assert_eq!(now.token.map(|token| token.issued_at), Some(2));

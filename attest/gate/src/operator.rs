@@ -117,7 +117,7 @@ async fn answer(gate: &Gate, request: Request) -> Response {
             leases.lift(&site)
         }
     };
-    match gate.state.save(leases, &gate.admission.keys).await {
+    match gate.state.save(leases, &gate.admission.keys, clock).await {
         Ok(()) => Response::Done { was },
         Err(error) => {
             tracing::error!(%error, "what must survive a restart is not kept");

@@ -20,7 +20,7 @@ async fn gate(keys: Option<&Signer>) -> Admission {
     let leases = Arc::new(Leases::new(Duration::from_secs(60), instances));
     let flower: FlowerConfig = toml::from_str("mode = 'passthrough'\nfleet = '127.0.0.1:9'").unwrap();
     let flower = Flower::start(&flower, &Runs::absent(), Arc::clone(&leases)).await.unwrap();
-    let clock = Arc::new(Clock::new());
+    let clock = Arc::new(Clock::new(0));
     clock.hear(T, Instant::now());
     let limits = Limits { new_connections_per_second_per_site: 2, ..Limits::default() };
     let (keys, sites) = (Arc::new(Keys::new(keys.map(Signer::jwks))), Arc::new(Sites::new(limits)));

@@ -90,7 +90,8 @@ async fn serve(args: &cli::Serve, layout: &Layout, config: Config) -> Result<(),
     };
     let gate = Arc::new(build(layout, config).await?);
     tokio::spawn(expire(Arc::clone(&gate.admission.leases)));
-    tokio::spawn(Arc::clone(&gate.state).keep(Arc::clone(&gate.admission.leases), Arc::clone(&gate.admission.keys)));
+    let Admission { leases, keys, clock, .. } = &gate.admission;
+    tokio::spawn(Arc::clone(&gate.state).keep(Arc::clone(leases), Arc::clone(keys), Arc::clone(clock)));
     tokio::spawn(operator::serve(Arc::clone(&gate), socket));
     if let Some(attested) = &gate.attested {
         tokio::spawn(Arc::clone(attested).keep());
@@ -110,7 +111,7 @@ async fn serve(args: &cli::Serve, layout: &Layout, config: Config) -> Result<(),
     }
     // Absent where somebody has cleaned up.
     let _ = std::fs::remove_file(layout.socket());
-    gate.state.save(&gate.admission.leases, &gate.admission.keys).await.or_fail("cannot keep what must survive a restart")?;
+    gate.state.save(leases, keys, clock).await.or_fail("cannot keep what must survive a restart")?;
     tracing::info!("stopped");
     Ok(())
 }
@@ -119,11 +120,11 @@ async fn build(layout: &Layout, config: Config) -> Result<Gate, Failure> {
     let limits = config.limits;
     let pinned = read_small(&config.service.ca).or_fail("cannot use [service] ca")?;
     let pinned = String::from_utf8_lossy(&pinned).into_owned();
-    let (state, jwks, past) = State::open(layout.state(), pinned).or_fail("cannot use what was kept over the restart")?;
-    let (state, keys, clock) = (Arc::new(state), Arc::new(Keys::new(jwks)), Arc::new(Clock::new()));
+    let (state, kept) = State::open(layout.state(), pinned).or_fail("cannot use what was kept over the restart")?;
+    let (state, keys, clock) = (Arc::new(state), Arc::new(Keys::new(kept.jwks)), Arc::new(Clock::new(kept.service_time)));
     let instances = Instances { burst: INSTANCES_AT_ONCE, every: Duration::from_secs(3600) / limits.instances_per_hour };
     let leases = Arc::new(Leases::new(config.check_frequency, instances));
-    leases.restore(past, clock.now());
+    leases.restore(kept.past, clock.now());
     let client = tls::client(&config.service.ca).or_fail("cannot use [service] ca")?;
     let heard = Heard { keys: Arc::clone(&keys), leases: Arc::clone(&leases), clock: Arc::clone(&clock), state: Arc::clone(&state) };
     let feed = Feed::new(config.service.clone(), client, heard).or_fail("cannot use [service] tls_name")?;

@@ -1,6 +1,7 @@
 //! *Now* at the gate: the service's clock, carried on by this machine's monotonic one.
 //!
-//! Tokens are judged by the clock that dated them. This machine's own wall clock counts only until the service was first heard.
+//! Tokens are judged by the clock that dated them. This machine's own wall clock counts only until the service was first heard, and not
+//! where it is behind what the service said before a restart: a clock that was set back makes no expired token good.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -24,16 +25,25 @@ struct Heard {
 }
 
 /// The service's clock, as far as it was heard.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Clock {
+    /// The service's time when it was last kept: nothing is earlier.
+    floor: u64,
     heard: Mutex<Option<Heard>>,
 }
 
 impl Clock {
-    /// Never heard yet.
+    /// Never heard yet by this process; `floor` is what was kept of it before, Unix seconds.
     #[must_use]
-    pub fn new() -> Self {
-        Self::default()
+    pub const fn new(floor: u64) -> Self {
+        Self { floor, heard: Mutex::new(None) }
+    }
+
+    /// What the next process may take for its floor: the service's time, and where that was not heard the floor there was.
+    #[must_use]
+    pub fn kept(&self) -> u64 {
+        let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+        if heard { self.now().unix.0 } else { self.floor }
     }
 
     /// The service said, in a statement it signed when answering, that it was `unix`; the answer was here at `at`.
@@ -51,7 +61,8 @@ impl Clock {
     #[must_use]
     pub fn at(&self, at: Instant, system: u64) -> Now {
         let heard = *self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        let unix = heard.map_or(system, |heard| heard.unix.saturating_add(at.saturating_duration_since(heard.at).as_secs()));
+        let unix =
+            heard.map_or(system.max(self.floor), |heard| heard.unix.saturating_add(at.saturating_duration_since(heard.at).as_secs()));
         Now { at, unix: UnixTime(unix) }
     }
 
@@ -78,7 +89,7 @@ mod tests {
 
     #[test]
     fn the_wall_clock_counts_until_the_service_was_heard_and_never_after() {
-        let (clock, start) = (Clock::new(), Instant::now());
+        let (clock, start) = (Clock::new(0), Instant::now());
         assert_eq!(clock.at(start, T).unix, UnixTime(T));
         assert_eq!(clock.ahead_seconds(), None);
         clock.hear(T + 3600, start);
@@ -89,5 +100,18 @@ mod tests {
         clock.hear(T + 10, start + Duration::from_secs(10));
         assert_eq!(clock.at(start + Duration::from_secs(11), 0).unix, UnixTime(T + 11));
         assert!(clock.ahead_seconds().is_some());
+    }
+
+    #[test]
+    fn a_wall_clock_set_back_over_a_restart_is_not_believed() {
+        let (clock, start) = (Clock::new(T), Instant::now());
+        for (wall, expected) in [(0, T), (T - 3600, T), (T, T), (T + 60, T + 60)] {
+            assert_eq!(clock.at(start, wall).unix, UnixTime(expected), "wall clock {wall}");
+        }
+        assert_eq!(clock.kept(), T, "a wall clock is not what is kept");
+        // The service itself was ahead before the restart, and was put right.
+        clock.hear(T - 3600, start);
+        assert_eq!(clock.at(start, T).unix, UnixTime(T - 3600));
+        assert!((T - 3600..T - 3540).contains(&clock.kept()));
     }
 }
