@@ -39,8 +39,7 @@ step "2/8 the programs, and PID 1 (the first time some ten minutes on two cores,
 export PATH="$bin:$PATH"
 
 step "3/8 Flower $version: the SuperLink's programs, the SuperNode's container archive"
-flower=$("$repo/tests/flower.sh" "$version")
-"$here/../quickstart/archive.sh" "$cache/flower-$version.tar" "flwr==$version" numpy==2.2.6
+flower=$("$repo/tests/flower.sh" "$version" --archive)
 
 step "4/8 a base: firmware, kernel, initrd (simulated: this machine need not have SEV-SNP); all paths are in $work"
 [ -z "$(ls -A "$work" 2>/dev/null)" ] || [ -e "$work/.flower" ] || fail "$work exists and holds something else" "name another folder in COFFER_FLOWER_DIR"

@@ -40,14 +40,11 @@ impl Lab {
     /// If a program fails.
     #[must_use]
     pub fn use_flower(&self, version: &'static str, check_frequency: u32, runs: &str) -> Flower {
-        let bin = run(Command::new(repo::root().join("tests/flower.sh")).arg(version));
+        let bin = run(Command::new(repo::root().join("tests/flower.sh")).args([version, "--archive"]));
         let [fleet, front] = [ports_in_a_row(), ports_in_a_row()];
         let flower = Flower { version, bin: PathBuf::from(bin.trim()), dir: self.path("flower"), fleet, front };
         run(example("certs.sh").arg(&flower.dir).arg("superlink.demo.test"));
         let archive = repo::root().join(format!("cache/flower-{version}.tar"));
-        run(Command::new(repo::root().join("examples/quickstart/archive.sh"))
-            .arg(&archive)
-            .args([&format!("flwr=={version}"), "numpy==2.2.6"]));
         fs::remove_file(self.path("image.tar")).expect("the lab's own image is removed");
         std::os::unix::fs::symlink(&archive, self.path("image.tar")).expect("a link to the archive");
         self.use_gate(&format!("127.0.0.1:{fleet}"), check_frequency);
