@@ -25,6 +25,9 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 /// Of what it prints; a list of thousands of runs fits.
 const OUTPUT_BYTES: u64 = 4 << 20;
 
+/// So many of the newest runs are listed where Flower lists twenty by itself. Some 700 bytes each, so that they fit.
+const LISTED: &str = "1000";
+
 /// Each takes a core for a second or two.
 const AT_A_TIME: usize = 2;
 
@@ -78,6 +81,12 @@ pub enum CommandError {
         command: String,
         /// What it said, one line.
         said: String,
+    },
+    /// The run has ended.
+    #[error("`{command}`: the run has ended")]
+    Ended {
+        /// What was run.
+        command: String,
     },
     /// Anything else.
     #[error("`{command}` failed: {said}")]
@@ -160,12 +169,26 @@ impl Flwr {
         self.ask(&["supernode", "unregister"], Some(OsStr::new(&node.to_string()))).await.map(|_| ())
     }
 
-    /// `flwr list`: every run the SuperLink knows, and whether it has ended.
+    /// `flwr list`: runs the SuperLink knows, and whether each has ended. All of them, or from Flower 1.40 the newest thousand.
     ///
     /// # Errors
     /// See [`CommandError`].
     pub async fn runs(&self) -> Result<BTreeMap<u64, bool>, CommandError> {
-        let said = self.ask(&["ls"], None).await?;
+        let limited = ["ls", "--limit", LISTED];
+        self.list(if self.family.lists_the_newest() { &limited } else { &limited[..1] }).await
+    }
+
+    /// `flwr list --run-id`: whether a run has ended.
+    ///
+    /// # Errors
+    /// [`CommandError::Unknown`] where the SuperLink does not know it.
+    pub async fn has_ended(&self, run: u64) -> Result<bool, CommandError> {
+        let id = run.to_string();
+        Ok(self.list(&["ls", "--run-id", &id]).await?.get(&run) == Some(&true))
+    }
+
+    async fn list(&self, words: &[&str]) -> Result<BTreeMap<u64, bool>, CommandError> {
+        let said = self.ask(words, None).await?;
         let runs = said.json.get("runs").and_then(Value::as_array).ok_or_else(|| said.failed())?;
         let ended = |run: &Value| run.get("status").and_then(Value::as_str).is_some_and(|status| status.starts_with("finished"));
         Ok(runs.iter().filter_map(|run| Some((number(run.get("run-id"))?, ended(run)))).collect())
@@ -174,7 +197,7 @@ impl Flwr {
     /// `flwr stop`.
     ///
     /// # Errors
-    /// See [`CommandError`].
+    /// [`CommandError::Ended`] and [`CommandError::Unknown`] where there is nothing to stop.
     pub async fn stop(&self, run: u64) -> Result<(), CommandError> {
         self.ask(&["stop"], Some(OsStr::new(&run.to_string()))).await.map(|_| ())
     }
@@ -216,6 +239,8 @@ impl Said {
             CommandError::Unreachable { command, said }
         } else if has(&["not found"]) {
             CommandError::Unknown { command, said }
+        } else if has(&["already finished"]) {
+            CommandError::Ended { command }
         } else {
             CommandError::Failed { command, said }
         }
@@ -299,6 +324,30 @@ mod tests {
         assert_eq!(seen, format!("supernode register /a b;touch /x superlink --format json|{}|\n", dir.path().display()));
     }
 
+    /// 1.19 to 1.25 find the SuperLink in a pyproject.toml, whose folder is named; from 1.40 a list has the newest twenty runs only.
+    #[tokio::test]
+    async fn each_family_is_asked_in_its_own_way() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let home = dir.path().display().to_string();
+        let script = "echo \"$@\" >>seen; echo '{\"success\": true, \"node-id\": 1, \"runs\": [{\"run-id\": \"5\", \"status\": \"finished:stopped\"}]}'";
+        for (family, at, limit) in [
+            (Family::Pyproject, format!("{home} superlink"), ""),
+            (Family::Grpc, "superlink".to_owned(), ""),
+            (Family::Http, "superlink".to_owned(), " --limit 1000"),
+        ] {
+            let flwr = Flwr { family, ..flwr(dir.path(), script) };
+            flwr.register(Path::new("key")).await.expect("an id");
+            flwr.unregister(7).await.expect("done");
+            flwr.runs().await.expect("runs");
+            assert!(flwr.has_ended(5).await.expect("a run") && !flwr.has_ended(6).await.expect("another"));
+            flwr.stop(5).await.expect("done");
+            let seen = fs::read_to_string(dir.path().join("seen")).expect("what it saw");
+            let expected = ["supernode register key", "supernode unregister 7", &format!("ls{limit}"), "ls --run-id 5", "ls --run-id 6", "stop 5"];
+            assert_eq!(seen.lines().collect::<Vec<_>>(), expected.map(|words| format!("{words} {at} --format json")), "{family:?}");
+            fs::remove_file(dir.path().join("seen")).expect("removed");
+        }
+    }
+
     #[tokio::test]
     async fn what_it_says_is_told_apart() {
         let dir = tempfile::tempdir().expect("a folder");
@@ -312,6 +361,8 @@ mod tests {
         assert!(matches!(error, Err(CommandError::Unknown { .. })), "{error:?}");
         let error = flwr(dir.path(), "echo broken >&2; exit 3").stop(7).await.expect_err("no JSON").to_string();
         assert_eq!(error, "`flwr stop 7 superlink --format json` failed: broken");
+        let error = flwr(dir.path(), &fails("Run is already finished.")).stop(7).await;
+        assert!(matches!(error, Err(CommandError::Ended { .. })), "{error:?}");
         let runs = "echo '{\"success\": true, \"runs\": [{\"run-id\": \"5\", \"status\": \"running\"}, {\"run-id\": 6, \"status\": \"finished:stopped\"}]}'";
         assert_eq!(flwr(dir.path(), runs).runs().await.expect("runs"), BTreeMap::from([(5, false), (6, true)]));
     }

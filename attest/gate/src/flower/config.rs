@@ -86,7 +86,7 @@ pub struct Runs {
 pub enum Require {
     /// No site.
     None,
-    /// Every site that this gate admitted within 30 days, and at least one.
+    /// Every site that held a lease within 30 days, and at least one.
     All,
     /// These.
     Sites(BTreeSet<String>),

@@ -16,10 +16,13 @@ use super::command::{CommandError, Flwr};
 use super::config::{OnLoss, Require, Runs as Settings};
 use super::rule::{Shortfall, holds};
 use crate::layout::{LayoutError, read_private, replace};
-use crate::leases::{Change, Leased, Leases};
+use crate::leases::{Change, Leases};
 
 /// A site that held no lease for so long is none of "all" any more.
 const FORGOTTEN: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// How far behind what is written of when a site held its lease may be.
+const SEEN_EVERY: Duration = Duration::from_secs(3600);
 
 /// How long sites have to come back to a gate that was restarted while a run goes on.
 const GRACE: Duration = Duration::from_secs(120);
@@ -29,6 +32,9 @@ const PAUSE: Duration = Duration::from_secs(5);
 
 /// More runs than this at a time make the gate ask which have ended.
 const TRACKED: usize = 64;
+
+/// So many runs that a list has not are asked for one by one, each in a second or two; the others are taken to go on until the next time.
+const ASKED: usize = 8;
 
 /// The state file does not serve.
 #[derive(Debug, thiserror::Error)]
@@ -69,7 +75,7 @@ struct Known {
 
 #[derive(Debug)]
 struct Site {
-    /// Unix seconds of this machine's clock.
+    /// When it last held a lease, within [`SEEN_EVERY`], in Unix seconds of this machine's clock.
     seen: u64,
     /// Since when it holds no lease, by which code, and with which key. `None`: it has one, or has had none since the gate started.
     ended: Option<(Instant, &'static str, Jkt)>,
@@ -81,6 +87,37 @@ struct File {
     v: Version1,
     runs: BTreeSet<u64>,
     sites: BTreeMap<String, u64>,
+}
+
+impl Known {
+    /// A site holds a lease now; whether that is to be written.
+    fn here(&mut self, site: &str, now: u64) -> bool {
+        let site = self.sites.entry(site.to_owned()).or_insert(Site { seen: 0, ended: None });
+        let news = now.abs_diff(site.seen) >= SEEN_EVERY.as_secs();
+        if news {
+            site.seen = now;
+        }
+        site.ended = None;
+        news
+    }
+
+    /// Its lease is over: until now it was here.
+    fn ended(&mut self, site: &str, how: (Instant, &'static str, Jkt), now: u64) {
+        if let Some(site) = self.sites.get_mut(site) {
+            *site = Site { seen: now, ended: Some(how) };
+        }
+    }
+
+    /// These sites hold leases now, and whoever held none for long is none of "all" any more; whether that is to be written.
+    fn refresh<'a>(&mut self, leased: impl IntoIterator<Item = &'a str>, now: u64) -> bool {
+        let mut news = false;
+        for site in leased {
+            news |= self.here(site, now);
+        }
+        let before = self.sites.len();
+        self.sites.retain(|_, site| now.saturating_sub(site.seen) < FORGOTTEN.as_secs());
+        news || self.sites.len() < before
+    }
 }
 
 /// Where the watch stands.
@@ -149,13 +186,13 @@ impl Runs {
 
     /// Follows the leases, for as long as the process lives.
     pub async fn watch(self: Arc<Self>, mut changes: Receiver<Change>) {
-        self.leases.current().iter().for_each(|leased| self.admitted(leased));
+        self.refresh(unix_seconds());
         let mut watch = Watch { grace: Some(Instant::now() + GRACE), broken: false, handled: BTreeSet::new() };
         loop {
             tokio::select! {
                 change = changes.recv() => match change {
                     Ok(change) => self.note(&change),
-                    Err(RecvError::Lagged(_)) => self.leases.current().iter().for_each(|leased| self.admitted(leased)),
+                    Err(RecvError::Lagged(_)) => {}
                     Err(RecvError::Closed) => return,
                 },
                 () = self.started.notified() => {}
@@ -164,36 +201,31 @@ impl Runs {
             while let Ok(change) = changes.try_recv() {
                 self.note(&change);
             }
+            self.refresh(unix_seconds());
             self.settle(&mut watch).await;
         }
     }
 
     fn note(&self, change: &Change) {
         match change {
-            Change::Admitted(leased) => self.admitted(leased),
-            Change::Ended { leased, code } => {
-                if let Some(site) = self.known().sites.get_mut(&leased.site) {
-                    site.ended = Some((Instant::now(), code, leased.jkt));
+            Change::Admitted(leased) => {
+                if self.known().here(&leased.site, unix_seconds()) {
+                    self.save_or_warn();
                 }
             }
+            Change::Ended { leased, code } => self.known().ended(&leased.site, (Instant::now(), code, leased.jkt), unix_seconds()),
         }
     }
 
-    fn admitted(&self, leased: &Leased) {
-        let now = unix_seconds();
-        let mut known = self.known();
-        known.sites.retain(|_, site| now.saturating_sub(site.seen) < FORGOTTEN.as_secs());
-        let before = known.sites.insert(leased.site.clone(), Site { seen: now, ended: None });
-        drop(known);
-        if before.is_none_or(|site| now.saturating_sub(site.seen) > 3600) {
+    /// Keeps whoever holds a lease now, however long it has, also over a restart.
+    fn refresh(&self, now: u64) {
+        let leased = self.leases.current();
+        if self.known().refresh(leased.iter().map(|leased| leased.site.as_str()), now) {
             self.save_or_warn();
         }
     }
 
     async fn settle(&self, watch: &mut Watch) {
-        if self.known().runs.len() > TRACKED {
-            self.forget_ended().await;
-        }
         match self.may_start() {
             Ok(()) => {
                 if watch.broken {
@@ -201,6 +233,9 @@ impl Runs {
                 }
                 self.paused.store(false, Ordering::Release);
                 *watch = Watch { grace: None, broken: false, handled: BTreeSet::new() };
+                if self.known().runs.len() > TRACKED {
+                    self.forget_ended().await;
+                }
             }
             Err(_) if watch.grace.is_some_and(|until| Instant::now() < until) => {}
             Err(shortfall) => self.breach(watch, &shortfall).await,
@@ -228,12 +263,9 @@ impl Runs {
                 OnLoss::Stop => match self.flwr.stop(run).await {
                     Ok(()) | Err(CommandError::Unknown { .. }) => {
                         tracing::warn!(run, site, key, why = %shortfall, "a run is stopped");
-                        let mut known = self.known();
-                        known.runs.remove(&run);
-                        known.late.remove(&run);
-                        drop(known);
-                        self.save_or_warn();
+                        self.forget(&BTreeSet::from([run]));
                     }
+                    Err(CommandError::Ended { .. }) => self.forget(&BTreeSet::from([run])),
                     Err(error) => {
                         tracing::warn!(run, site, key, %error, "a run is to be stopped and goes on; trying again");
                         continue;
@@ -247,19 +279,38 @@ impl Runs {
         }
     }
 
-    /// Asks the SuperLink which runs have ended; whether it answered.
+    /// Asks the SuperLink which runs have ended, and forgets these; whether it answered. A run that its list has not may go on behind newer
+    /// ones, or was started since.
     async fn forget_ended(&self) -> bool {
-        match self.flwr.runs().await {
-            Ok(runs) => {
-                self.known().runs.retain(|run| runs.get(run) == Some(&false));
-                self.save_or_warn();
-                true
-            }
+        let listed = match self.flwr.runs().await {
+            Ok(runs) => runs,
             Err(error) => {
                 tracing::warn!(%error, "cannot ask which runs have ended");
-                false
+                return false;
+            }
+        };
+        let absent: Vec<u64> = self.known().runs.iter().copied().filter(|run| !listed.contains_key(run)).take(ASKED).collect();
+        let mut ended: BTreeSet<u64> = listed.into_iter().filter_map(|(run, ended)| ended.then_some(run)).collect();
+        for run in absent {
+            match self.flwr.has_ended(run).await {
+                Ok(has_ended) => ended.extend(has_ended.then_some(run)),
+                Err(CommandError::Unknown { .. }) => ended.extend([run]),
+                Err(error) => {
+                    tracing::warn!(run, %error, "cannot ask whether a run has ended");
+                    break;
+                }
             }
         }
+        self.forget(&ended);
+        true
+    }
+
+    fn forget(&self, runs: &BTreeSet<u64>) {
+        let mut known = self.known();
+        known.runs.retain(|run| !runs.contains(run));
+        known.late.retain(|run| !runs.contains(run));
+        drop(known);
+        self.save_or_warn();
     }
 
     /// The missing site that was lost last, and its key.
@@ -291,4 +342,67 @@ impl Runs {
 
 fn unix_seconds() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use coffer_token::UnixTime;
+
+    use super::*;
+    use crate::admission::proof::tests::proof;
+    use crate::leases::{Instances, Step};
+    use crate::service::clock::Now;
+
+    const NOW: u64 = 1_795_400_000;
+    const DAY: u64 = 24 * 3600;
+
+    /// Sites and before how many days they were seen.
+    fn known(sites: &[(&str, u64)]) -> Known {
+        let site = |&(name, days): &(&str, u64)| (name.to_owned(), Site { seen: NOW - days * DAY, ended: None });
+        Known { sites: sites.iter().map(site).collect(), ..Known::default() }
+    }
+
+    fn names(known: &Known) -> Vec<&str> {
+        known.sites.keys().map(String::as_str).collect()
+    }
+
+    #[test]
+    fn a_site_with_a_lease_of_31_days_is_one_of_all_and_one_without_is_not() {
+        let mut all = known(&[("gone", 31), ("late", 29), ("here", 31)]);
+        assert!(all.refresh(["here"], NOW));
+        assert_eq!(names(&all), ["here", "late"]);
+        assert!(!all.refresh(["here"], NOW + 60), "the disk is not written to all the time");
+        assert!(all.refresh(["here"], NOW + 3600));
+        assert_eq!(all.sites["here"].seen, NOW + 3600);
+    }
+
+    #[test]
+    fn a_site_is_one_of_all_for_30_days_from_the_end_of_its_lease() {
+        let mut all = known(&[("site-1", 31)]);
+        all.ended("site-1", (Instant::now(), "lease_over", proof("site-1", 1, NOW).jkt), NOW);
+        all.refresh([], NOW + 30 * DAY - 1);
+        assert_eq!(names(&all), ["site-1"]);
+        all.refresh([], NOW + 30 * DAY);
+        assert_eq!(names(&all), [""; 0]);
+    }
+
+    #[test]
+    fn a_gate_that_is_restarted_after_31_days_of_one_lease_knows_its_site() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let leases = Arc::new(Leases::new(Duration::from_secs(120), Instances { burst: 9, every: Duration::from_secs(1) }));
+        let open = |leases: &Arc<Leases>| {
+            let settings = Settings { require: Require::All, on_loss: OnLoss::Continue };
+            let flwr = Arc::new(Flwr::of_script(dir.path(), "exit 1"));
+            Runs::open(settings, Arc::clone(leases), flwr, dir.path()).expect("runs")
+        };
+        let (proof, at) = (proof("site-1", 1, NOW), Now { at: Instant::now(), unix: UnixTime(NOW) });
+        let Step::Begin(leased) = leases.prepare(&proof, at).expect("a lease") else { panic!("the first lease") };
+        leases.install(&leased, &proof, at).expect("a lease");
+        let runs = open(&leases);
+        runs.refresh(NOW);
+        runs.refresh(NOW + 31 * DAY);
+        let runs = open(&Arc::new(Leases::new(Duration::from_secs(120), Instances { burst: 9, every: Duration::from_secs(1) })));
+        runs.refresh(NOW + 31 * DAY);
+        assert_eq!(names(&runs.known()), ["site-1"]);
+    }
 }

@@ -106,6 +106,12 @@ impl Family {
         !matches!(self, Self::Http)
     }
 
+    /// Whether `flwr list` shows the newest twenty runs only, unless it is asked for more.
+    #[must_use]
+    pub const fn lists_the_newest(self) -> bool {
+        matches!(self, Self::Http)
+    }
+
     /// Whether `flwr` takes the SuperLink from a `pyproject.toml` and not from `$FLWR_HOME/config.toml`.
     #[must_use]
     pub const fn uses_pyproject(self) -> bool {

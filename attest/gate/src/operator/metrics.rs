@@ -107,6 +107,11 @@ fn write(text: &mut String, status: &Status) -> std::fmt::Result {
     for lease in &status.leases {
         writeln!(text, "coffer_gate_lease_remaining_seconds{{site=\"{}\"}} {}", lease.counted.site, lease.remaining_seconds)?;
     }
+    writeln!(text, "# HELP coffer_gate_last_verdict What a site was told last: `admitted`, or a refusal's code; 1")?;
+    writeln!(text, "# TYPE coffer_gate_last_verdict gauge")?;
+    for (site, code) in sites.iter().filter_map(|site| Some((&site.site, site.last.as_ref()?))) {
+        writeln!(text, "coffer_gate_last_verdict{{site=\"{site}\",code=\"{code}\"}} 1")?;
+    }
     writeln!(text, "# HELP coffer_gate_refused_total Refusals by code; site is empty where the token did not hold")?;
     writeln!(text, "# TYPE coffer_gate_refused_total counter")?;
     let of_sites = sites.iter().flat_map(|site| site.refused.iter().map(|(code, count)| (site.site.as_str(), code, count)));

@@ -16,11 +16,11 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, Server
 use tempfile::TempDir;
 
 use super::lab::{boot_with_node, three_ports};
-use super::support::{Gate, Issuer, Settings, Wire, refusal};
+use super::support::{Gate, Issuer, Settings, Wire, eventually, refusal};
 use super::terminate::certs;
 
 /// A gate whose `flwr` is this script, with a Control front at the address. `runs` is the section of that name.
-fn gate(dir: &Path, issuer: &Issuer, (mode, fleet): (&str, String), script: &str, runs: &str) -> (Gate, String) {
+pub fn gate(dir: &Path, issuer: &Issuer, (mode, fleet): (&str, String), script: &str, runs: &str) -> (Gate, String) {
     let flwr = dir.join("flwr");
     fs::write(&flwr, format!("#!/bin/sh\n{script}\n")).unwrap();
     fs::set_permissions(&flwr, fs::Permissions::from_mode(0o755)).unwrap();
@@ -78,10 +78,10 @@ fn slow_superlink(dir: &Path) -> String {
     address
 }
 
-const START: &[u8] = b"POST /v1/control/start-run HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\n\r\n\x12\x02ab";
+pub const START: &[u8] = b"POST /v1/control/start-run HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\n\r\n\x12\x02ab";
 
 /// A connection to the Control front.
-fn client(dir: &Path, front: &str) -> StreamOwned<ClientConnection, TcpStream> {
+pub fn client(dir: &Path, front: &str) -> StreamOwned<ClientConnection, TcpStream> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(dir.join("ca.crt")).unwrap()).unwrap();
     let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()));
@@ -126,4 +126,45 @@ fn a_run_that_is_asked_for_slowly_does_not_outlive_its_sites() {
     stream.flush().unwrap();
     gate.logged(&["a run is started", "run=300"]);
     gate.logged(&["a run is stopped", "run=300", "site-1"]);
+}
+
+/// A run of the gate's goes on behind more newer ones than the SuperLink lists by itself, or than it was asked for. It is stopped with its
+/// site all the same; one that has ended is not.
+#[test]
+fn a_run_that_is_not_in_the_superlinks_list_goes_on_until_the_superlink_says_that_it_has_ended() {
+    const NEWER: &str = "{\\\"run-id\\\": \\\"1\\\", \\\"status\\\": \\\"running\\\"}";
+    let own = |status: &str| NEWER.replacen('1', "300", 1).replacen("running", status, 1);
+    let listed = format!("{NEWER}, {}", own("running"));
+    for (limited, asked, stops) in [
+        (listed.as_str(), own("finished:completed"), true),
+        (NEWER, own("running"), true),
+        (NEWER, own("finished:completed"), false),
+    ] {
+        let (dir, issuer) = (TempDir::new().unwrap(), Issuer::start());
+        certs(dir.path());
+        let script = format!(
+            "echo \"$@\" >>{}/calls\ncase \"$*\" in --version) echo 'Flower version: 1.41.0'; exit ;;\n\
+             'ls --limit '*) runs=\"{limited}\" ;; 'ls --run-id 300 '*) runs=\"{asked}\" ;; ls*) runs=\"{NEWER}\" ;; esac\n\
+             echo \"{{\\\"success\\\": true, \\\"node-id\\\": 7, \\\"runs\\\": [$runs]}}\"",
+            dir.path().display()
+        );
+        let address = slow_superlink(dir.path());
+        let (gate, front) = gate(dir.path(), &issuer, ("terminate", address), &script, "require = [\"site-1\"]\non_loss = \"stop\"");
+        let boot = boot_with_node("site-1", &dir.path().join("node"));
+        let _lease = gate.door.leased(&boot, &issuer.token(&boot));
+        let mut stream = client(dir.path(), &front);
+        stream.write_all(START).unwrap();
+        stream.flush().unwrap();
+        gate.logged(&["a run is started", "run=300"]);
+        gate.works(&["cut", "site-1"]);
+        let calls = || fs::read_to_string(dir.path().join("calls")).unwrap();
+        if stops {
+            gate.logged(&["a run is stopped", "run=300", "site-1"]);
+            assert!(calls().contains("stop 300 "), "{}", calls());
+        } else {
+            let state = gate.path().join("flower/runs.json");
+            eventually("the run is forgotten", Duration::from_secs(10), || (!fs::read_to_string(&state).unwrap().contains("300")).then_some(()));
+            assert!(!calls().contains("stop 300 "), "{}", calls());
+        }
+    }
 }

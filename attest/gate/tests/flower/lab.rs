@@ -15,8 +15,9 @@ use tempfile::TempDir;
 
 use super::support::{Boot, Gate, Issuer, Settings, eventually, random};
 
-/// The generations: node keys of kits; gRPC with registration; HTTP.
+/// The generations: node keys of kits; gRPC with registration, connections in a pyproject.toml; the same in a config.toml; HTTP.
 pub const KIT_KEYS: &str = "1.19.0";
+pub const PYPROJECT: &str = "1.25.0";
 pub const GRPC: &str = "1.29.0";
 pub const HTTP: &str = "1.41.0";
 
@@ -90,6 +91,10 @@ impl SuperLink {
         self.version == HTTP
     }
 
+    fn uses_pyproject(&self) -> bool {
+        [KIT_KEYS, PYPROJECT].contains(&self.version)
+    }
+
     pub fn fleet(&self) -> String {
         format!("localhost:{}", self.port)
     }
@@ -144,7 +149,7 @@ impl SuperLink {
         let app = home.path().join("app");
         let copied = Command::new("cp").args(["-r"]).arg(root().join("examples/flower/app")).arg(&app).status().unwrap();
         assert!(copied.success());
-        let old = self.version == KIT_KEYS;
+        let old = self.uses_pyproject();
         let section = if old { "tool.flwr.federations.there" } else { "superlink.there" };
         let text = format!("\n[{section}]\naddress = \"{address}\"\nroot-certificates = \"{ca}\"\n");
         let file = if old { app.join("pyproject.toml") } else { home.path().join("config.toml") };
@@ -169,7 +174,7 @@ impl Cli<'_> {
             .env("COLUMNS", "500")
             .current_dir(self.home.path())
             .args(words);
-        if self.link.version == KIT_KEYS && words[0] != "run" {
+        if self.link.uses_pyproject() && words[0] != "run" {
             command.arg(&self.app);
         }
         command.arg("there").args(tail).output().unwrap()

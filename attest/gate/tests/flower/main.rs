@@ -1,4 +1,4 @@
-//! The gate in front of real SuperLinks of three generations, with Flower's real command line and SuperNodes.
+//! The gate in front of real SuperLinks of four generations, with Flower's real command line and SuperNodes.
 //!
 //! `tests/flower.sh` installs a Flower once into `cache/flower`. One version is in every run, the others in the long tests.
 #![forbid(unsafe_code)]

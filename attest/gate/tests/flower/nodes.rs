@@ -1,6 +1,6 @@
 //! Node keys at the SuperLink: registered before a site's first byte, unregistered when another boot took its place.
 
-use super::lab::{GRPC, HTTP, KIT_KEYS, PATIENCE, SuperLink, boot_with_node};
+use super::lab::{GRPC, HTTP, KIT_KEYS, PATIENCE, PYPROJECT, SuperLink, boot_with_node};
 use super::support::{Boot, Issuer, eventually, refusal};
 
 /// Registered when the site comes, once; left when it is cut; unregistered when it comes as another boot.
@@ -47,6 +47,11 @@ fn a_boot_has_one_node(version: &'static str) {
 #[test]
 fn a_node_key_is_registered_before_a_sites_first_byte_and_unregistered_after_its_boot() {
     a_boot_has_one_node(GRPC);
+}
+
+#[test]
+fn long_a_boot_has_one_node_with_flower_1_25() {
+    a_boot_has_one_node(PYPROJECT);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use coffer_token::Withdrawn;
 
-use super::lab::{GRPC, HTTP, KIT_KEYS, PATIENCE, SuperLink, boot_with_node};
+use super::lab::{GRPC, HTTP, KIT_KEYS, PATIENCE, PYPROJECT, SuperLink, boot_with_node};
 use super::support::{Boot, Issuer, eventually};
 
 /// `flwr run` is refused with the reason, admitted once the site holds its lease, and the run stopped when the site is taken back.
@@ -45,6 +45,11 @@ fn a_run_starts_only_with_its_sites_and_stops_with_the_first_that_is_lost() {
 #[test]
 fn long_a_run_needs_its_site_with_flower_1_19() {
     a_run_needs_its_site(KIT_KEYS);
+}
+
+#[test]
+fn long_a_run_needs_its_site_with_flower_1_25() {
+    a_run_needs_its_site(PYPROJECT);
 }
 
 #[test]

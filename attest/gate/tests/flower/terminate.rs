@@ -16,10 +16,11 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use tempfile::TempDir;
 
 use super::fleet::{Inner, header_of, inner};
+use super::front::{START, client, gate};
 use super::lab::boot_with_node;
 use super::support::{Boot, Gate, Issuer, Settings, eventually};
 
-/// Answers `ok` to everything.
+/// Answers `ok` to everything, and run 300 to whoever starts one.
 struct Double {
     dir: TempDir,
     port: u16,
@@ -96,6 +97,7 @@ fn serve(stream: StreamOwned<ServerConnection, std::net::TcpStream>, seen: &Seen
             }
         }
         seen.connections.fetch_add(usize::from(std::mem::take(&mut first)), Ordering::SeqCst);
+        let answer: &[u8] = if head.starts_with("POST /v1/control/start-run ") { b"\x08\xac\x02" } else { b"ok" };
         let length = head.lines().find_map(|line| line.to_lowercase().strip_prefix("content-length: ")?.parse().ok());
         let chunked = head.to_lowercase().contains("transfer-encoding: chunked");
         seen.heads.lock().unwrap().push(head);
@@ -115,7 +117,8 @@ fn serve(stream: StreamOwned<ServerConnection, std::net::TcpStream>, seen: &Seen
             seen.body_bytes.fetch_add(read, Ordering::SeqCst);
             left -= read;
         }
-        if reader.get_mut().write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nkeep-alive: timeout=5\r\n\r\nok").is_err() {
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nkeep-alive: timeout=5\r\n\r\n", answer.len());
+        if reader.get_mut().write_all(&[head.as_bytes(), answer].concat()).is_err() {
             return;
         }
     }
@@ -247,4 +250,44 @@ fn a_superlink_under_another_authority_gets_no_call() {
     assert!(answer.starts_with("HTTP/1.1 502"), "{answer}");
     assert!(link.heads().is_empty());
     gate.logged(&["a Fleet call is not answered", "cannot connect to the SuperLink", "site-1"]);
+}
+
+#[test]
+fn no_node_gets_work_while_a_run_is_paused_and_every_node_stays_online() {
+    let (link, issuer) = (Double::start(), Issuer::start());
+    let script = "case $1 in --version) echo 'Flower version: 1.41.0' ;; \
+                  ls) echo '{\"success\": true, \"runs\": [{\"run-id\": \"300\", \"status\": \"running\"}]}' ;; \
+                  *) echo '{\"success\": true, \"node-id\": 7}' ;; esac";
+    let fleet = format!("localhost:{}", link.port);
+    let (gate, front) = gate(link.dir.path(), &issuer, ("terminate", fleet), script, "require = [\"site-2\"]\non_loss = \"pause\"");
+    let (_, mut stream, key) = tunnel(&link, &gate, &issuer);
+    let mut asked = |path: &str| {
+        stream.write_all(call(path, &key, "content-length: 0\r\n").as_bytes()).unwrap();
+        answer(&mut stream)
+    };
+    let required = boot_with_node("site-2", &link.dir.path().join("required"));
+    let lease = gate.door.leased(&required, &issuer.token(&required));
+    let mut starter = client(link.dir.path(), &front);
+    starter.write_all(START).unwrap();
+    starter.flush().unwrap();
+    gate.logged(&["a run is started", "run=300"]);
+    assert!(asked(PULL).starts_with("HTTP/1.1 200"));
+
+    gate.works(&["cut", "site-2"]);
+    gate.logged(&["a run is paused", "run=300", "site-2"]);
+    let before = link.heads().len();
+    for _ in 0..2 {
+        let paused = asked(PULL);
+        assert!(paused.starts_with("HTTP/1.1 503") && paused.to_lowercase().contains("content-type: application/json\r\n"), "{paused}");
+        assert!(paused.ends_with("\r\n\r\n{\"detail\":\"runs are paused until the required sites hold a lease\"}"), "{paused}");
+    }
+    assert_eq!(link.heads().len(), before);
+    let online = asked("/v1/fleet/send-node-heartbeat");
+    assert!(online.starts_with("HTTP/1.1 200") && online.ends_with("ok"), "{online}");
+
+    drop(lease);
+    gate.works(&["cut", "site-2", "--lift"]);
+    let _lease = gate.door.leased(&required, &issuer.token(&required));
+    gate.logged(&["hold their leases again", "resumed=true"]);
+    assert!(asked(PULL).starts_with("HTTP/1.1 200"));
 }
