@@ -91,7 +91,8 @@ impl Trust {
         // Nobody else has a copy yet.
         let config = Arc::make_mut(&mut trust.config);
         config.client_auth_cert_resolver = Arc::new(AlwaysResolvesClientRawPublicKeys::new(Arc::new(certified)));
-        config.alpn_protocols = vec![lease::ALPN.to_vec()];
+        // Where the gate has to prove itself first nothing else is offered: the order is nobody's to choose on the way.
+        config.alpn_protocols = vec![if gate.attested { lease::ALPN_ATTESTED } else { lease::ALPN }.to_vec()];
         Ok(trust)
     }
 

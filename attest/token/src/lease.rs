@@ -1,10 +1,12 @@
 //! What a guest and a gate say to each other before the workload's bytes flow (DESIGN, Lease).
 //!
-//! TLS 1.3, ALPN [`ALPN`], no resumption. The guest authenticates with the raw public key (RFC 7250) of its boot, P-384, the key its
+//! TLS 1.3, ALPN [`ALPN`] or [`ALPN_ATTESTED`], no resumption. The guest authenticates with the raw public key (RFC 7250) of its boot, P-384, the key its
 //! tokens are bound to (`cnf.jkt`); the gate with a certificate of the authority in the site config. Every message is a frame:
 //! length as u32, big-endian, then so many bytes of JSON, at most [`MAX_FRAME_BYTES`].
 //!
-//! A connection begins with one [`Hello`] of the guest and one [`Answer`] of the gate. On a [`Open::Lease`] connection [`Renewal`]s and
+//! A connection begins with one [`Hello`] of the guest and one [`Answer`] of the gate. A guest whose site asks for an attested gate offers
+//! [`ALPN_ATTESTED`] and nothing else: there the gate speaks before it, one [`Greeting`], and a guest that does not believe it has sent
+//! nothing. On a [`Open::Lease`] connection [`Renewal`]s and
 //! answers follow, one for one, and the gate may say [`Answer::Refused`] at any time, its last word. On a [`Open::Tunnel`] connection
 //! everything after an [`Answer::Admitted`] is the workload's, opaque, until either side closes it.
 
@@ -15,14 +17,28 @@ use serde::{Deserialize, Serialize};
 use crate::claims::Version1;
 use crate::key::Jkt;
 
-/// The application protocol (RFC 7301) of both kinds of connection.
+/// The application protocol (RFC 7301) of both kinds of connection, where the guest speaks first.
 pub const ALPN: &[u8] = b"coffer-gate/1";
+
+/// The same, where the gate proves itself first.
+pub const ALPN_ATTESTED: &[u8] = b"coffer-gate-attested/1";
 
 /// The longest frame, its four bytes of length not counted.
 pub const MAX_FRAME_BYTES: usize = 16 * 1024;
 
 /// Bytes of a frame's length.
 pub const FRAME_HEADER_BYTES: usize = 4;
+
+/// A gate's first frame under [`ALPN_ATTESTED`], sent unasked as soon as hands are shaken.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Greeting {
+    /// Always 1.
+    pub v: Version1,
+    /// The gate's own job token, as in [`Answer::Admitted`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gate_token: Option<String>,
+}
 
 /// A guest's first frame.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -211,6 +227,10 @@ mod tests {
         let admitted = Answer::Admitted { lease_seconds: 90, gate_token: None };
         assert_eq!(serde_json::to_string(&admitted).expect("json"), r#"{"answer":"admitted","lease_seconds":90}"#);
         assert!(from_frame::<Answer>(br#"{"answer":"admitted","lease_seconds":90,"more":1}"#).is_err());
+        let greeting = Greeting { v: Version1, gate_token: Some("a.b.c".into()) };
+        assert_eq!(serde_json::to_string(&greeting).expect("json"), r#"{"v":1,"gate_token":"a.b.c"}"#);
+        assert_eq!(from_frame::<Greeting>(br#"{"v":1}"#).expect("a greeting").gate_token, None);
+        assert!(from_frame::<Greeting>(br#"{"v":2}"#).is_err() && from_frame::<Greeting>(br#"{"v":1,"more":1}"#).is_err());
         assert!(from_frame::<Hello>(br#"{"v":2,"open":"lease","token":""}"#).is_err());
     }
 
@@ -240,6 +260,7 @@ mod tests {
         fn reading_is_total(body: Vec<u8>, header: [u8; 4]) {
             let _ = frame_length(header);
             let _ = from_frame::<Hello>(&body);
+            let _ = from_frame::<Greeting>(&body);
             let _ = from_frame::<Answer>(&body);
             let _ = from_frame::<NodeKey>(&body).map(|key| key.thumbprint());
         }

@@ -11,14 +11,14 @@ use crate::attest::service::{Service, ServiceError};
 use crate::standing::Token;
 use crate::tls::{Trust, TrustError};
 
-/// How long fetching the keys may take.
-const FETCH_PATIENCE: Duration = Duration::from_secs(10);
+/// How long fetching the keys may take: half of what a gate waits for a first word, which is not said before.
+const FETCH_PATIENCE: Duration = Duration::from_secs(5);
 /// The shortest time between two fetches: a gate that shows tokens of unknown keys must not make this guest a load on the service.
-const FETCH_PERIOD: Duration = Duration::from_secs(10);
+const FETCH_PERIOD: Duration = Duration::from_secs(if cfg!(test) { 2 } else { 10 });
 /// How long fetched keys are used without asking again: one that leaked is not among them any more. It is as long as a token lives.
 const KEYS_LIFE: Duration = Duration::from_secs(if cfg!(test) { 3 } else { 600 });
 /// How long they are used where asking again is in vain: a service that is ill for a while takes nobody's gate away.
-const KEYS_LAST: Duration = Duration::from_secs(3600);
+const KEYS_LAST: Duration = Duration::from_secs(if cfg!(test) { 6 } else { 3600 });
 /// The longest key set read, in bytes.
 const MAX_JWKS_BYTES: usize = 16 * 1024;
 

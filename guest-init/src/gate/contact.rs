@@ -1,5 +1,5 @@
-//! What both kinds of connection to the gate begin with: this boot's key and newest token for the gate, the gate's name and, where the
-//! site asks for it, its token for the guest. Nothing of the workload is sent before.
+//! What both kinds of connection to the gate begin with: the gate's name and, where the site asks for it, its token; then this boot's
+//! newest token for the gate. Nothing of the workload is sent before.
 
 use std::io;
 use std::net::SocketAddr;
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use coffer_manifest::{Gate, SiteConfig};
 use coffer_token::Version1;
-use coffer_token::lease::{Answer, Hello, NodeKey, Open, to_frame};
+use coffer_token::lease::{Answer, Greeting, Hello, NodeKey, Open, to_frame};
 
 use super::aggregator::{Aggregator, AggregatorError};
 use super::session::{Patience, Session, SessionError};
@@ -97,6 +97,10 @@ impl Contact {
     pub fn open(&self, address: SocketAddr, open: Open, patience: Patience<'_>) -> Result<(Session, Arc<Token>, Duration), NotAdmitted> {
         let token = self.standing.now().token.ok_or(NotAdmitted::NoToken)?;
         let mut session = Session::open(&self.trust, address, patience)?;
+        if let Some(aggregator) = &self.aggregator {
+            let Greeting { gate_token, .. } = session.greeting(patience)?;
+            aggregator.check(gate_token.as_deref(), session.gate_key(), &token)?;
+        }
         let node = (open == Open::Lease).then(|| self.node.clone());
         let hello = Hello { v: Version1, open, token: token.text.clone(), node };
         session.send(&to_frame(&hello).map_err(SessionError::from)?, patience)?;

@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use coffer_token::Jkt;
-use coffer_token::lease::{ALPN, Answer, FRAME_HEADER_BYTES, FrameError, frame_length, from_frame};
+use coffer_token::lease::{ALPN, ALPN_ATTESTED, Answer, FRAME_HEADER_BYTES, FrameError, Greeting, frame_length, from_frame};
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use rustix::net::sockopt::{set_socket_keepalive, set_tcp_keepcnt, set_tcp_keepidle, set_tcp_keepintvl, set_tcp_nodelay, socket_error};
@@ -34,7 +34,7 @@ pub enum SessionError {
     /// The peer speaks TLS, but not our protocol.
     #[error("the peer does not speak `{}`", String::from_utf8_lossy(ALPN))]
     Protocol,
-    /// What came is no answer.
+    /// What came is no message of a gate.
     #[error(transparent)]
     Frame(#[from] FrameError),
     /// A name without an address.
@@ -98,7 +98,9 @@ impl Session {
         while session.tls.is_handshaking() {
             session.tls.complete_io(&mut Patient { stream: &session.stream, patience })?;
         }
-        if session.tls.alpn_protocol() == Some(ALPN) { Ok(session) } else { Err(SessionError::Protocol) }
+        // One of them was offered, and rustls takes no other.
+        let spoken = session.tls.alpn_protocol().is_some_and(|protocol| protocol == ALPN || protocol == ALPN_ATTESTED);
+        if spoken { Ok(session) } else { Err(SessionError::Protocol) }
     }
 
     /// Thumbprint of the key of the gate's certificate; none if it is no P-384 key.
@@ -119,14 +121,27 @@ impl Session {
         Ok(())
     }
 
+    /// Waits for the gate's first word, where it speaks first.
+    ///
+    /// # Errors
+    /// See [`SessionError`].
+    pub fn greeting(&mut self, patience: Patience<'_>) -> Result<Greeting, SessionError> {
+        Ok(from_frame(&self.body(patience)?)?)
+    }
+
     /// Waits for the answer.
     ///
     /// # Errors
     /// See [`SessionError`].
     pub fn answer(&mut self, patience: Patience<'_>) -> Result<Answer, SessionError> {
+        Ok(from_frame(&self.body(patience)?)?)
+    }
+
+    /// Waits for a frame; its body.
+    fn body(&mut self, patience: Patience<'_>) -> Result<Vec<u8>, SessionError> {
         loop {
-            if let Some(answer) = self.buffered()? {
-                return Ok(answer);
+            if let Some(body) = self.buffered()? {
+                return Ok(body);
             }
             if self.tls.read_tls(&mut Patient { stream: &self.stream, patience })? == 0 {
                 return Err(SessionError::Closed);
@@ -141,8 +156,8 @@ impl Session {
     /// See [`SessionError`].
     pub fn arrived(&mut self) -> Result<Option<Answer>, SessionError> {
         for _ in 0..READS_PER_TURN {
-            if let Some(answer) = self.buffered()? {
-                return Ok(Some(answer));
+            if let Some(body) = self.buffered()? {
+                return Ok(Some(from_frame(&body)?));
             }
             match self.tls.read_tls(&mut &self.stream) {
                 Ok(0) => return Err(SessionError::Closed),
@@ -154,7 +169,7 @@ impl Session {
                 Err(error) => return Err(error.into()),
             }
         }
-        self.buffered()
+        Ok(self.buffered()?.map(|body| from_frame(&body)).transpose()?)
     }
 
     /// Whether a part of an answer has arrived, and the rest has not.
@@ -162,14 +177,13 @@ impl Session {
         !self.partial.is_empty()
     }
 
-    /// Takes what is decrypted, and no byte beyond the frame: on a tunnel what follows is the workload's.
-    fn buffered(&mut self) -> Result<Option<Answer>, SessionError> {
+    /// A frame's body if the whole of it is decrypted; takes no byte beyond it: on a tunnel what follows is the workload's.
+    fn buffered(&mut self) -> Result<Option<Vec<u8>>, SessionError> {
         loop {
             let body = self.partial.first_chunk::<FRAME_HEADER_BYTES>().map(|header| frame_length(*header)).transpose()?;
             let whole = FRAME_HEADER_BYTES + body.unwrap_or(0);
             if body.is_some() && self.partial.len() == whole {
-                let frame = std::mem::take(&mut self.partial);
-                return Ok(Some(from_frame(&frame[FRAME_HEADER_BYTES..])?));
+                return Ok(Some(std::mem::take(&mut self.partial).split_off(FRAME_HEADER_BYTES)));
             }
             let mut chunk = [0; 1024];
             let missing = (whole - self.partial.len()).min(chunk.len());

@@ -26,11 +26,15 @@ fn seconds(count: u64) -> Duration {
 
 #[test]
 fn a_token_is_renewed_when_two_thirds_of_its_life_are_over() {
-    for _ in 0..100 {
-        let period = period(seconds(60), jittered);
-        assert!(period >= seconds(36) && period <= seconds(40), "{period:?}");
+    let periods: Vec<Duration> = (0..100).map(|_| period(seconds(60), jittered)).collect();
+    for period in &periods {
+        assert!(*period >= seconds(36) && *period <= seconds(40), "{period:?}");
     }
+    // Guests that started together do not come together for ever.
+    assert!(periods.iter().any(|period| *period != periods[0]), "all of them are {:?}", periods[0]);
     let now = Instant::now();
+    let first = || Schedule::new(now, seconds(60)).due(false, now);
+    assert!((0..100).any(|_| first() != first()), "all guests come after {:?}", first() - now);
     let mut schedule = Schedule::new(now, seconds(60));
     assert_eq!(schedule.attempted(now, &Ok(token(300)), whole), seconds(200));
     assert_eq!(schedule.due(false, now), now + seconds(200));

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use coffer_token::Jkt;
-use coffer_token::lease::{ALPN, Answer, Hello, Open, Renewal};
+use coffer_token::lease::{ALPN, ALPN_ATTESTED, Answer, Greeting, Hello, Open, Renewal};
+use coffer_token::{Jkt, Version1};
 use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
@@ -95,15 +95,19 @@ pub async fn serve(gate: Arc<Gate>, arrival: Arrival) {
     }
 }
 
-/// TLS and the first word; `None` for a peer that is well-behaved and still none of ours.
+/// TLS, a greeting for who waits for one, and the first word; `None` for a peer that is well-behaved and still none of ours.
 async fn first_word(gate: &Gate, tcp: TcpStream) -> Result<Option<Guest>, WireError> {
     let socket = Socket::new(tcp);
     let reset = socket.reset();
     let mut stream = gate.acceptor.accept(socket).await?;
     let session = stream.get_ref().1;
-    let ours = session.alpn_protocol() == Some(ALPN);
+    let attested = session.alpn_protocol() == Some(ALPN_ATTESTED);
+    let ours = attested || session.alpn_protocol() == Some(ALPN);
     let key = session.peer_certificates().and_then(<[_]>::first).and_then(|spki| Jkt::of_p384_spki(spki));
     let (true, Some(jkt)) = (ours, key) else { return Ok(None) };
+    if attested {
+        send(&mut stream, &Greeting { v: Version1, gate_token: gate.own_token() }).await?;
+    }
     match receive::<Hello>(&mut stream).await {
         Ok(Some(hello)) => Ok(Some(Guest { stream, reset, jkt, hello })),
         Ok(None) => Ok(None),
@@ -248,6 +252,10 @@ impl Refusal {
 
 impl Gate {
     fn admitted(&self, lasts: Duration) -> Answer {
-        Answer::Admitted { lease_seconds: lasts.as_secs(), gate_token: self.attested.as_ref().and_then(|attested| attested.token()) }
+        Answer::Admitted { lease_seconds: lasts.as_secs(), gate_token: self.own_token() }
+    }
+
+    fn own_token(&self) -> Option<String> {
+        self.attested.as_ref().and_then(|attested| attested.token())
     }
 }

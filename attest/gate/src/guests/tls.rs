@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use coffer_token::Jkt;
-use coffer_token::lease::ALPN;
+use coffer_token::lease::{ALPN, ALPN_ATTESTED};
 use p384::pkcs8::EncodePrivateKey as _;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
@@ -163,7 +163,7 @@ pub fn server(layout: &Layout, name: &str, node_key: Option<&Path>) -> Result<Se
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     config.max_early_data_size = 0;
-    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.alpn_protocols = vec![ALPN.to_vec(), ALPN_ATTESTED.to_vec()];
     let point = key.public_key_raw();
     let curve = if node_key.is_some() { "P-384" } else { "P-256" };
     let unusable = || TlsError::Make { name: name.to_owned(), source: rcgen::Error::UnsupportedSignatureAlgorithm };

@@ -11,8 +11,8 @@ use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use coffer_token::Jkt;
-use coffer_token::lease::{Answer, NodeKey};
+use coffer_token::lease::{Answer, Hello, NodeKey, Open};
+use coffer_token::{Jkt, Version1};
 use data_encoding::BASE64;
 use system_tests::repo;
 
@@ -227,7 +227,15 @@ fn an_attested_gate_shows_its_token_over_the_key_of_its_certificate() {
         std::thread::sleep(Duration::from_millis(200));
         seen(gate.door.tunnel(&boot, &issuer.token(&boot)))
     };
-    assert_eq!(shown(), None, "PID 1 has none");
+    // Who waits for the gate's proof has it before a word was said, and goes on as everybody.
+    let greeted = || {
+        let (mut wire, greeting) = gate.door.greeted(&boot.key).unwrap();
+        wire.send(&Hello { v: Version1, open: Open::Tunnel, token: issuer.token(&boot), node: None }).unwrap();
+        let answer = wire.answer().unwrap();
+        assert_eq!(seen((wire, answer)), greeting.gate_token);
+        greeting.gate_token
+    };
+    assert_eq!((shown(), greeted()), (None, None), "PID 1 has none");
     assert_eq!(gate.status()["attested"], false);
     // A token over another node key would be refused by every guest: it is not even shown.
     *answer.lock().unwrap() = (200, body(&gates_own(Boot::of("x").key.jkt()), now() + 300));
@@ -235,6 +243,7 @@ fn an_attested_gate_shows_its_token_over_the_key_of_its_certificate() {
     assert_eq!(shown(), None);
     *answer.lock().unwrap() = (200, body(&token, now() + 9));
     eventually("the gate's own token", Duration::from_secs(8), || shown().map(|got| assert_eq!(got, token)));
+    assert_eq!(greeted().as_ref(), Some(&token));
     assert!(!gate.log().contains(&token));
     // PID 1 is gone: the token is shown until it expires and no longer.
     *answer.lock().unwrap() = (503, "{}".to_owned());

@@ -6,11 +6,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use coffer_token::Version1;
-use coffer_token::lease::{ALPN, Answer, FRAME_HEADER_BYTES, Hello, Open, Renewal, frame_length, from_frame, to_frame};
+use coffer_token::lease::{
+    ALPN, ALPN_ATTESTED, Answer, FRAME_HEADER_BYTES, Greeting, Hello, Open, Renewal, frame_length, from_frame, to_frame,
+};
 use rustls::client::{AlwaysResolvesClientRawPublicKeys, Resumption};
 use rustls::pki_types::CertificateDer;
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use super::boot::{Boot, BootKey};
 
@@ -45,6 +48,16 @@ impl Door {
     /// If there is no connection, or either side ends the handshake.
     pub fn open(&self, key: &BootKey) -> io::Result<Wire> {
         self.open_with(Some(key), &[ALPN], &[&rustls::version::TLS13])
+    }
+
+    /// A handshake as a guest makes it that waits for the gate's first word, and that word.
+    ///
+    /// # Errors
+    /// If the gate ends the connection before.
+    pub fn greeted(&self, key: &BootKey) -> io::Result<(Wire, Greeting)> {
+        let mut wire = self.open_with(Some(key), &[ALPN_ATTESTED], &[&rustls::version::TLS13])?;
+        let greeting = wire.receive()?;
+        Ok((wire, greeting))
     }
 
     /// A handshake of any kind.
@@ -159,11 +172,19 @@ impl Wire {
         self.0.flush()
     }
 
-    /// The next frame.
+    /// The next answer.
     ///
     /// # Errors
     /// If the gate ends the connection before a whole one.
     pub fn answer(&mut self) -> io::Result<Answer> {
+        self.receive()
+    }
+
+    /// The next frame.
+    ///
+    /// # Errors
+    /// If the gate ends the connection before a whole one, or it is another message.
+    pub fn receive<T: DeserializeOwned>(&mut self) -> io::Result<T> {
         let mut header = [0; FRAME_HEADER_BYTES];
         self.0.read_exact(&mut header)?;
         let mut body = vec![0; frame_length(header).map_err(io::Error::other)?];

@@ -8,8 +8,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use coffer_manifest::SiteConfig;
-use coffer_token::Jkt;
-use coffer_token::lease::{ALPN, Answer, Hello, Open, Renewal, from_frame, to_frame};
+use coffer_token::lease::{ALPN, ALPN_ATTESTED, Answer, Greeting, Hello, Open, Renewal, from_frame, to_frame};
+use coffer_token::{Jkt, Version1};
 use data_encoding::BASE64;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, PKCS_ECDSA_P384_SHA384};
 use rustls::client::danger::HandshakeSignatureValid;
@@ -50,7 +50,7 @@ pub fn authority(name: &str) -> Authority {
         .with_client_cert_verifier(Arc::new(AnyRawKey))
         .with_single_cert(vec![CertificateDer::from(leaf.der().to_vec())], private)
         .expect("a server");
-    server.alpn_protocols = vec![ALPN.to_vec()];
+    server.alpn_protocols = vec![ALPN.to_vec(), ALPN_ATTESTED.to_vec()];
     Authority { ca: BASE64.encode(ca.der()), server, key: thumbprint }
 }
 
@@ -116,6 +116,10 @@ pub struct Gate {
     pub renewals: Mutex<Vec<String>>,
     pub peer: Mutex<Option<Vec<u8>>>,
     pub service: Mutex<Service>,
+    /// What guests that wait for a greeting get.
+    pub greeting: Mutex<Vec<u8>>,
+    /// Bytes that have come from guests, of whatever kind.
+    pub heard: AtomicUsize,
     /// Bytes that tunnels have got from workloads.
     pub got: AtomicUsize,
     /// Tunnels that ended otherwise than by `close_notify`.
@@ -146,6 +150,8 @@ impl Gate {
             renewals: Mutex::default(),
             peer: Mutex::default(),
             service: Mutex::new(Service::Echo),
+            greeting: Mutex::default(),
+            heard: AtomicUsize::new(0),
             got: AtomicUsize::new(0),
             aborted: AtomicUsize::new(0),
             answering: Mutex::new(Box::new(answering)),
@@ -170,6 +176,11 @@ impl Gate {
 
     pub fn answers(&self, answering: impl FnMut(Open, &str) -> Answer + Send + 'static) {
         *self.answering.lock().expect("whole") = Box::new(answering);
+    }
+
+    /// Shows this as its own token to guests that wait for one.
+    pub fn greets(&self, gate_token: Option<String>) {
+        *self.greeting.lock().expect("whole") = to_frame(&Greeting { v: Version1, gate_token }).expect("a frame");
     }
 
     /// Ends the lease with a last word, and every tunnel with RST.
@@ -199,6 +210,7 @@ impl Gate {
 
     fn converse(&self, tls: &mut Stream, term: usize) -> io::Result<()> {
         let mut body = Vec::new();
+        self.greet(tls, term)?;
         self.read_frame(tls, term, &mut body)?;
         let hello: Hello = from_frame(&body).map_err(io::Error::other)?;
         *self.peer.lock().expect("whole") = tls.conn.peer_certificates().map(|keys| keys[0].to_vec());
@@ -227,6 +239,24 @@ impl Gate {
                 self.say(tls, &self.answer(Open::Lease, &renewal.token))?;
             },
         }
+    }
+
+    /// Shakes hands, and speaks first where the guest waits for that.
+    fn greet(&self, tls: &mut Stream, term: usize) -> io::Result<()> {
+        while tls.conn.is_handshaking() {
+            match tls.conn.complete_io(&mut tls.sock) {
+                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {}
+                done => drop(done?),
+            }
+            if self.cuts.load(Ordering::SeqCst) != term {
+                return Err(io::ErrorKind::ConnectionAborted.into());
+            }
+        }
+        if tls.conn.alpn_protocol() != Some(ALPN_ATTESTED) {
+            return Ok(());
+        }
+        let greeting = self.greeting.lock().expect("whole").clone();
+        tls.write_all(&greeting)
     }
 
     fn answer(&self, open: Open, token: &str) -> Answer {
@@ -286,7 +316,10 @@ impl Gate {
             }
             match tls.read(buffer) {
                 Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {}
-                done => return done,
+                done => {
+                    self.heard.fetch_add(*done.as_ref().unwrap_or(&0), Ordering::SeqCst);
+                    return done;
+                }
             }
         }
     }

@@ -2,13 +2,13 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use coffer_manifest::{Role, SiteConfig};
-use coffer_token::lease::{Answer, Open};
+use coffer_token::lease::{Answer, MAX_FRAME_BYTES, to_frame};
 use coffer_token::{AGGREGATOR_ROLE, Claims, CofferClaims, GpuVerdict, Hex, Jkt, Signer, Subject, Typ, UnixTime, Version1};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
@@ -71,6 +71,8 @@ struct KeyService {
     address: SocketAddr,
     keys: Arc<Mutex<Vec<u8>>>,
     asked: Arc<AtomicUsize>,
+    /// Raised: it hangs up on everybody.
+    down: Arc<AtomicBool>,
 }
 
 fn key_service(authority: &Authority, first: &Signer) -> KeyService {
@@ -81,9 +83,13 @@ fn key_service(authority: &Authority, first: &Signer) -> KeyService {
     let mut config: ServerConfig = authority.server.clone();
     config.alpn_protocols.clear();
     let config = Arc::new(config);
-    let service = KeyService { address, keys: keys.clone(), asked: asked.clone() };
+    let down = Arc::new(AtomicBool::new(false));
+    let service = KeyService { address, keys: keys.clone(), asked: asked.clone(), down: down.clone() };
     thread::spawn(move || {
         for stream in listener.incoming().flatten() {
+            if down.load(Ordering::SeqCst) {
+                continue;
+            }
             let mut tls = StreamOwned::new(ServerConnection::new(config.clone()).expect("a connection"), stream);
             let mut request = [0; 4096];
             let Ok(read) = tls.read(&mut request) else { continue };
@@ -116,6 +122,14 @@ fn with_token(gate_token: Option<String>) -> Answer {
     }
 }
 
+/// A gate that shows this as its own token, in greetings and in answers.
+fn showing(authority: &Authority, token: Option<String>) -> Arc<Gate> {
+    let greeting = token.clone();
+    let gate = Gate::start(&authority.server, move |_, _| with_token(token.clone()));
+    gate.greets(greeting);
+    gate
+}
+
 struct Scene {
     gate: Arc<Gate>,
     guest: Guest,
@@ -124,12 +138,20 @@ struct Scene {
 
 /// The endpoint of an attested site, at a gate that shows what `shows` makes of its own key.
 fn scene(shows: impl Fn(Jkt, &Token) -> Option<String>) -> Scene {
+    scene_of(shows, None)
+}
+
+/// The same, where these words may take the greeting's place.
+fn scene_of(shows: impl Fn(Jkt, &Token) -> Option<String>, words: Option<Vec<u8>>) -> Scene {
     let (authority, mut service_authority) = (authority(NAME), authority(KEY_SERVICE));
     service_authority.server = without_client_keys(&service_authority);
     let keys = BootKeys::generate().expect("keys");
     let own = own(&keys);
     let shown = shows(authority.key, &own);
-    let gate = Gate::start(&authority.server, move |_, _| with_token(shown.clone()));
+    let gate = showing(&authority, shown);
+    if let Some(words) = words {
+        *gate.greeting.lock().expect("whole") = words;
+    }
     let service = key_service(&service_authority, &signer(1));
     let site = attested_site(&authority, &gate, &service_authority, service.address);
     let guest = Guest::start_with(&site, keys, own);
@@ -155,6 +177,7 @@ fn an_attested_gate_gets_the_workloads_bytes() {
     assert_eq!(service.asked.load(Ordering::SeqCst), 1, "the keys are fetched once");
 }
 
+/// A good certificate is not enough: who shows no good token of its own has not received a single byte.
 #[test]
 fn nobody_else_passes_as_the_aggregator() {
     let change = |change: fn(&mut Subject)| {
@@ -186,7 +209,21 @@ fn nobody_else_passes_as_the_aggregator() {
         let Scene { gate, guest, .. } = scene(shows);
         guest.await_lease(|lease| matches!(lease, Lease::None(why) if why.contains(expected)));
         guest.assert_refuses();
-        assert_eq!(gate.hellos(Open::Tunnel), 0, "{expected}");
+        assert_eq!(gate.heard.load(Ordering::SeqCst), 0, "{expected}");
+    }
+}
+
+/// Silence, an answer before there was a question, and what is no frame at all: nothing is said to any of it.
+#[test]
+fn what_is_no_greeting_gets_no_byte() {
+    let long = (MAX_FRAME_BYTES as u32 + 1).to_be_bytes().to_vec();
+    let early = to_frame(&with_token(Some(signed(&signer(1), aggregator(Jkt::new([8; 32])))))).expect("a frame");
+    let cases = [(vec![], "timed out"), (early, "frame does not parse"), (long, "frame is"), (b"HTTP/1.1 200 OK\r\n".to_vec(), "frame is")];
+    for (words, expected) in cases {
+        let Scene { gate, guest, .. } = scene_of(|key, _| Some(signed(&signer(1), aggregator(key))), Some(words));
+        guest.await_lease(|lease| matches!(lease, Lease::None(why) if why.contains(expected)));
+        guest.assert_refuses();
+        assert_eq!(gate.heard.load(Ordering::SeqCst), 0, "{expected}");
     }
 }
 
@@ -195,14 +232,22 @@ fn every_connection_and_every_renewal_is_checked() {
     let Scene { gate, guest, .. } = scene(|key, _| Some(signed(&signer(1), aggregator(key))));
     guest.await_leased();
     let stream = guest.connect_through();
-    // Whoever answers the next connection is not the aggregator: no byte of the workload for it.
+    // Whoever greets on the next connection is not the aggregator: no byte for it.
+    let heard = gate.heard.load(Ordering::SeqCst);
+    let greeting = std::mem::take(&mut *gate.greeting.lock().expect("whole"));
+    gate.greets(None);
+    let mut refused = guest.connect();
+    let _ = refused.write_all(b"secret");
+    assert_reset(&refused);
+    assert_eq!(gate.heard.load(Ordering::SeqCst), heard);
+    // Who greets as the aggregator and answers as somebody else gets none of the workload's.
+    *gate.greeting.lock().expect("whole") = greeting;
     gate.answers(|_, _| with_token(None));
     let mut refused = guest.connect();
     let _ = refused.write_all(b"secret");
     assert_reset(&refused);
-    let got = gate.got.load(Ordering::SeqCst);
-    assert_eq!(got, 1, "only the byte of the first connection");
-    // Nor is who answers the next renewal: what there is ends.
+    assert_eq!(gate.got.load(Ordering::SeqCst), 1, "only the byte of the first connection");
+    // Nor does who answers the next renewal: what there is ends.
     let newer = Token { text: own(&guest.keys).text, ..token("") };
     guest.standing.renewed(newer);
     assert_reset(&stream);
@@ -240,6 +285,25 @@ fn a_key_that_the_service_has_taken_back_signs_for_no_gate_any_more() {
     assert_eq!(service.asked.load(Ordering::SeqCst), 2);
 }
 
+/// A service that is away for a while takes nobody's gate away; but what it has taken back meanwhile is not believed for ever.
+#[test]
+fn keys_that_nobody_confirms_are_believed_for_so_long_and_no_longer() {
+    let Scene { guest, service, .. } = scene(|key, _| Some(signed(&signer(1), aggregator(key))));
+    guest.await_leased();
+    let since = Instant::now();
+    service.down.store(true, Ordering::SeqCst);
+    eventually("renewals are refused", || {
+        guest.standing.renewed(Token { text: own(&guest.keys).text, ..token("") });
+        thread::sleep(Duration::from_millis(100));
+        matches!(guest.standing.now().lease, Lease::None(why) if why.starts_with("the key service's keys"))
+    });
+    // Renewals went on past KEYS_LIFE of the tests, to KEYS_LAST.
+    assert!((5..12).contains(&since.elapsed().as_secs()), "{:?}", since.elapsed());
+    guest.assert_refuses();
+    service.down.store(false, Ordering::SeqCst);
+    guest.await_leased();
+}
+
 #[test]
 fn keys_come_from_the_pinned_service_only() {
     // Somebody else's authority at the service's address.
@@ -250,7 +314,7 @@ fn keys_come_from_the_pinned_service_only() {
     let service = key_service(&impostor, &signer(1));
     let keys = BootKeys::generate().expect("keys");
     let (own, shown) = (own(&keys), signed(&signer(1), aggregator(authority.key)));
-    let gate = Gate::start(&authority.server, move |_, _| with_token(Some(shown.clone())));
+    let gate = showing(&authority, Some(shown));
     let guest = Guest::start_with(&attested_site(&authority, &gate, &of_the_site, service.address), keys, own);
     guest.await_lease(|lease| matches!(lease, Lease::None(why) if why.contains("keys") && why.contains("certificate")));
     assert_eq!(service.asked.load(Ordering::SeqCst), 0);
