@@ -342,7 +342,8 @@ mod tests {
             assert!(flwr.has_ended(5).await.expect("a run") && !flwr.has_ended(6).await.expect("another"));
             flwr.stop(5).await.expect("done");
             let seen = fs::read_to_string(dir.path().join("seen")).expect("what it saw");
-            let expected = ["supernode register key", "supernode unregister 7", &format!("ls{limit}"), "ls --run-id 5", "ls --run-id 6", "stop 5"];
+            let expected =
+                ["supernode register key", "supernode unregister 7", &format!("ls{limit}"), "ls --run-id 5", "ls --run-id 6", "stop 5"];
             assert_eq!(seen.lines().collect::<Vec<_>>(), expected.map(|words| format!("{words} {at} --format json")), "{family:?}");
             fs::remove_file(dir.path().join("seen")).expect("removed");
         }

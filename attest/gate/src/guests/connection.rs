@@ -21,6 +21,7 @@ use crate::guests::frames::{WireError, receive, send};
 use crate::guests::socket::{Reset, Socket};
 use crate::guests::source::Held;
 use crate::guests::tunnel;
+use crate::leases::Leased;
 use crate::reason::Reason;
 
 /// TLS and the first word together: three round trips. Whoever needs longer holds a connection for nothing.
@@ -85,7 +86,7 @@ pub async fn serve(gate: Arc<Gate>, arrival: Arrival) {
     };
     let Some(_place) = admitted.site.place(&gate.config.limits) else {
         let refusal = Refusal::of(Reason::SiteConnections);
-        note_refused(&admitted.site, admitted.leased.jkt, &refusal, what);
+        note_refused(&admitted.site, &admitted.leased, &refusal, what);
         return refuse(&mut stream, refusal).await;
     };
     drop(held);
@@ -139,7 +140,7 @@ async fn lease(gate: &Gate, stream: Stream, reset: &Reset, admitted: Admitted) {
             reason = leased.ended() => {
                 // The guest's console will show this refusal's id: the log has it too, and `status` the code.
                 let refusal = Refusal::of(reason);
-                note_refused(&site, proof.jkt, &refusal, "lease");
+                note_refused(&site, &leased, &refusal, "lease");
                 break Some(refusal);
             }
             renewal = timeout(patience, incoming.recv()) => renewal.unwrap_or(None),
@@ -156,7 +157,7 @@ async fn lease(gate: &Gate, stream: Stream, reset: &Reset, admitted: Admitted) {
             }
             Some(Err(())) => {
                 let refusal = Refusal::of(Reason::Malformed);
-                note_refused(&site, proof.jkt, &refusal, "renewal");
+                note_refused(&site, &leased, &refusal, "renewal");
                 break Some(refusal);
             }
             None => break None,
@@ -202,7 +203,7 @@ async fn tunnel(gate: &Gate, mut stream: Stream, reset: Reset, admitted: Admitte
             Err(error) => {
                 let refusal = Refusal::of(Reason::SuperlinkUnreachable);
                 tracing::warn!(%error, fleet = gate.config.flower.fleet, "the SuperLink is not reached");
-                note_refused(site, leased.jkt, &refusal, "tunnel");
+                note_refused(site, leased, &refusal, "tunnel");
                 return refuse(&mut stream, refusal).await;
             }
         };
@@ -216,17 +217,19 @@ async fn tunnel(gate: &Gate, mut stream: Stream, reset: Reset, admitted: Admitte
             // Dropping what carried ends both connections with RST.
             reset.set();
             site.cuts.fetch_add(1, Ordering::Relaxed);
-            tracing::info!(site = %site.name, key = %leased.jkt, code = reason.code(), "connection cut");
+            let Leased { jkt, instance, .. } = &**leased;
+            tracing::info!(site = %site.name, key = %jkt, %instance, code = reason.code(), "connection cut");
         }
         () = &mut carried => {}
     }
 }
 
-fn note_refused(site: &Site, key: Jkt, refusal: &Refusal, what: &str) {
+fn note_refused(site: &Site, leased: &Leased, refusal: &Refusal, what: &str) {
     let now = Instant::now();
     site.told(Some(refusal.reason), now);
     if site.may_log(now) {
-        tracing::warn!(site = %site.name, %key, what, code = refusal.reason.code(), id = refusal.id, "refused");
+        let Leased { jkt, instance, .. } = leased;
+        tracing::warn!(site = %site.name, key = %jkt, %instance, what, code = refusal.reason.code(), id = refusal.id, "refused");
     }
 }
 

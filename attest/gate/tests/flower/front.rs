@@ -135,11 +135,9 @@ fn a_run_that_is_not_in_the_superlinks_list_goes_on_until_the_superlink_says_tha
     const NEWER: &str = "{\\\"run-id\\\": \\\"1\\\", \\\"status\\\": \\\"running\\\"}";
     let own = |status: &str| NEWER.replacen('1', "300", 1).replacen("running", status, 1);
     let listed = format!("{NEWER}, {}", own("running"));
-    for (limited, asked, stops) in [
-        (listed.as_str(), own("finished:completed"), true),
-        (NEWER, own("running"), true),
-        (NEWER, own("finished:completed"), false),
-    ] {
+    for (limited, asked, stops) in
+        [(listed.as_str(), own("finished:completed"), true), (NEWER, own("running"), true), (NEWER, own("finished:completed"), false)]
+    {
         let (dir, issuer) = (TempDir::new().unwrap(), Issuer::start());
         certs(dir.path());
         let script = format!(
@@ -163,7 +161,9 @@ fn a_run_that_is_not_in_the_superlinks_list_goes_on_until_the_superlink_says_tha
             assert!(calls().contains("stop 300 "), "{}", calls());
         } else {
             let state = gate.path().join("flower/runs.json");
-            eventually("the run is forgotten", Duration::from_secs(10), || (!fs::read_to_string(&state).unwrap().contains("300")).then_some(()));
+            eventually("the run is forgotten", Duration::from_secs(10), || {
+                (!fs::read_to_string(&state).unwrap().contains("300")).then_some(())
+            });
             assert!(!calls().contains("stop 300 "), "{}", calls());
         }
     }

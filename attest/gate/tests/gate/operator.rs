@@ -9,7 +9,7 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use coffer_token::lease::{Answer, Hello, NodeKey, Open};
 use coffer_token::{Jkt, Version1};
@@ -128,6 +128,7 @@ fn status_and_metrics_show_each_site() {
     let gate = Gate::with(&issuer, &Settings { edits, ..Settings::default() }).in_touch(&issuer);
     let boot = Boot::of("site-1");
     let token = issuer.token(&boot);
+    let begun = Instant::now();
     let _lease = gate.door.leased(&boot, &token);
     let mut tunnel = gate.door.tunneled(&boot, &token);
     tunnel.echo(&[7; 1000]).unwrap();
@@ -138,8 +139,12 @@ fn status_and_metrics_show_each_site() {
     let other = Boot::of("site-2");
     assert_eq!(gate.door.refusal(&other, &issuer.token(&other)).0, "cut");
 
+    std::thread::sleep(Duration::from_millis(1100).saturating_sub(begun.elapsed()));
     let status = gate.status();
     let lease = &status["leases"][0];
+    let of_age = |seconds: u64| assert!((1..=begun.elapsed().as_secs()).contains(&seconds), "{seconds}");
+    of_age(lease["age_seconds"].as_u64().unwrap());
+    assert_eq!(lease["cuts"], 0);
     assert_eq!((&lease["site"], &lease["instance"]), (&"site-1".into(), &boot.instance.to_string().into()));
     assert_eq!((&lease["bytes_up"], &lease["bytes_down"], &lease["connections"]), (&1000.into(), &1000.into(), &2.into()));
     assert_eq!((&lease["key"], &lease["last"]), (&boot.key.jkt().to_string().into(), &"admitted".into()));
@@ -160,11 +165,17 @@ fn status_and_metrics_show_each_site() {
         "coffer_gate_service_reached 1",
         "coffer_gate_bytes_up_total{site=\"site-1\"} 1000",
         "coffer_gate_connections{site=\"site-1\"} 2",
+        "coffer_gate_cuts_total{site=\"site-1\"} 0",
+        "coffer_gate_last_verdict{site=\"site-1\",code=\"admitted\"} 1",
+        "coffer_gate_last_verdict{site=\"site-2\",code=\"cut\"} 1",
         "coffer_gate_refused_total{site=\"\",code=\"not_the_key\"} ",
         "coffer_gate_refused_total{site=\"site-2\",code=\"cut\"} ",
     ] {
         assert!(text.contains(&format!("\n{line}")), "{line}: {text}");
     }
+    let age = text.lines().find_map(|line| line.strip_prefix("coffer_gate_lease_age_seconds{site=\"site-1\"} ")).unwrap();
+    of_age(age.parse().unwrap());
+    assert_eq!(text.matches("\ncoffer_gate_last_verdict{").count(), 2, "one of each site: {text}");
     // Every sample has its type, and no name appears twice among them.
     let mut types = BTreeMap::new();
     for line in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
@@ -172,6 +183,24 @@ fn status_and_metrics_show_each_site() {
         assert!(matches!(kind, "gauge" | "counter") && types.insert(name, kind).is_none(), "{line}");
         assert_eq!(name.ends_with("_total"), kind == "counter", "{line}");
     }
+
+    // A tunnel is cut: it is counted, the last verdict is the code, and the log says of which boot.
+    gate.works(&["cut", "site-1"]);
+    tunnel.reset(Duration::from_secs(5));
+    let text = eventually("the last word", Duration::from_secs(5), || {
+        Some(metrics(port)).filter(|text| text.contains("\ncoffer_gate_last_verdict{site=\"site-1\",code=\"cut\"} 1\n"))
+    });
+    assert!(text.contains("\ncoffer_gate_cuts_total{site=\"site-1\"} 1\n"), "{text}");
+    assert!(!text.contains("coffer_gate_lease_age_seconds{") && !text.contains("code=\"admitted\"}"), "{text}");
+    let (key, instance) = (boot.key.jkt().to_string(), boot.instance.to_string());
+    gate.logged(&["connection cut", "site-1", &key, &instance, "cut"]);
+    gate.logged(&["refused", "site-1", &key, &instance, "what=\"lease\"", "code=\"cut\""]);
+    gate.works(&["cut", "site-1", "--lift"]);
+    let _lease = gate.door.leased(&boot, &token);
+    let status = gate.status();
+    let lease = &status["leases"][0];
+    assert_eq!((&lease["site"], &lease["cuts"], &lease["last"]), (&"site-1".into(), &1.into(), &"admitted".into()));
+    assert!(lease["age_seconds"].as_u64().unwrap() < begun.elapsed().as_secs(), "a lease of its own: {lease}");
 }
 
 /// PID 1 of the gate's own VM, as far as the gate asks it.
