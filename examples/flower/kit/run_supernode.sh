@@ -12,13 +12,12 @@ set -- --root-certificates "$kit/ca.crt" --superlink "superlink.demo.test:$port"
 # Its own interface for ClientApps has neither TLS nor a password: loopback only.
 if from 1.35; then set -- "$@" --host 127.0.0.1 --port 9094; else set -- "$@" --clientappio-api-address 127.0.0.1:9094; fi
 
+# Up to 1.22 the SuperLink reads the keys it knows when it starts, and a key whose node did not say goodbye stays "in use" for ever:
+# the kit has spares. Later ones learn keys while they run: the key is born here, and the gate registers it.
+if from 1.23; then keys=1; else keys=$(find "$kit" -name 'node_key_*' ! -name '*.pub' | wc -l); fi
+[ "$keys" -gt 0 ] || { echo "run_supernode: no node_key_* in $kit; hint: Flower $version needs keys made beforehand, node_key_1 and .pub"; exit 1; }
 key_of() { # N: the Nth key to try
-    # Up to 1.22 the SuperLink reads the keys it knows when it starts, and a key whose node did not say goodbye stays "in use" for
-    # ever: the kit has spares. Later ones learn keys while they run: the key is born here, and the gate registers it.
-    if from 1.23; then echo /run/coffer/node_key; else
-        spares=$(find "$kit" -name 'node_key_*' ! -name '*.pub' | wc -l)
-        echo "$kit/node_key_$(($1 % spares + 1))"
-    fi
+    if from 1.23; then echo /run/coffer/node_key; else echo "$kit/node_key_$(($1 % keys + 1))"; fi
 }
 
 child=
@@ -34,6 +33,9 @@ while :; do
     wait "$child"
     echo "run_supernode: SuperNode ended with $?, once more with the next key there is in 5 s"
     try=$((try + 1))
+    from 1.23 || [ $((try % keys)) != 0 ] || echo "run_supernode: all $keys keys of the kit are tried, and now from the first again;" \
+        "hint: if the SuperLink says \`Public key already in use\`, give this site's kit new keys or, with the SuperLink stopped," \
+        "delete the site's rows of table node in its state.db (examples/flower/README.md)"
     sleep 5 &
     wait $!
 done
