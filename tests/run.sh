@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The one check, and what CI runs: format, lints, builds, licences, every test.
-#   usage: run.sh [--long]     (root on Debian 12 or 13; --long adds fuzzing, memory limits and the benchmark)
+#   usage: run.sh [--long]     (root on Debian 12 or 13; --long adds the examples, fuzzing, memory limits and the benchmark)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 setup=--tests nextest=(-E 'not test(/(^|::)long_/)') test=(--skip long_) long=
@@ -42,6 +42,12 @@ else
   RUST_TEST_THREADS=1 cargo test --release --locked --workspace --no-fail-fast -- "${test[@]}" 2>&1 | tee "$log" || status=$?
 fi
 if [ -n "$long" ]; then
+  for example in quickstart flower; do
+    step "examples/$example"
+    work=$PWD/target/example-$example
+    # Where it fails its folder stays: the logs are there.
+    if env "COFFER_${example^^}_DIR=$work" "examples/$example/run.sh"; then rm -rf "$work"; else status=$?; fi
+  done
   step "fuzzing"
   tests/fuzz/run.sh 60 || status=$?
   step "benchmark"

@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::admission::sites::Site;
+use crate::flower::Flower;
 use crate::gate::Gate;
 use crate::guests::socket::{Reset, Socket};
 use crate::leases::Leased;
@@ -46,6 +47,20 @@ pub async fn carry<S>(gate: &Gate, leased: &Arc<Leased>, site: &Arc<Site>, guest
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    carry_within(gate.idle_timeout(), &gate.admission.flower, leased, site, guest, upstream, reset).await;
+}
+
+async fn carry_within<S>(
+    idle_timeout: Duration,
+    flower: &Flower,
+    leased: &Arc<Leased>,
+    site: &Arc<Site>,
+    guest: S,
+    upstream: Option<Socket>,
+    reset: &Reset,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let meter = Arc::new(Meter { site: Arc::clone(site), flowed: AtomicU64::new(0) });
     // Pinned here: on timeout the connections are closed after `reset` is set and not before.
     let mut carried = pin!(async {
@@ -54,12 +69,12 @@ where
                 let mut guest = guest;
                 copy(&mut guest, &mut upstream, &meter).await.inspect_err(|_| reset.set())
             }
-            None => gate.admission.flower.serve_fleet(Arc::clone(leased), Metered { inner: guest, meter: Arc::clone(&meter) }).await,
+            None => flower.serve_fleet(Arc::clone(leased), Metered { inner: guest, meter: Arc::clone(&meter) }).await,
         }
     });
     let ended = tokio::select! {
         ended = &mut carried => ended,
-        () = meter.idle(gate.idle_timeout()) => Err(io::ErrorKind::TimedOut.into()),
+        () = meter.idle(idle_timeout) => Err(io::ErrorKind::TimedOut.into()),
     };
     let bytes = meter.flowed.load(Ordering::Relaxed);
     if let Err(error) = ended {
@@ -253,14 +268,22 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Metered<S> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
+    use coffer_token::UnixTime;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+    use tokio::net::TcpListener;
 
     use super::*;
+    use crate::admission::proof::tests::proof;
     use crate::admission::sites::Sites;
     use crate::config::Limits;
+    use crate::flower::config;
+    use crate::leases::{Instances, Leases, Step};
+    use crate::service::clock::Now;
 
     fn run<T>(test: impl Future<Output = T>) -> T {
-        tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(test)
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test)
     }
 
     fn meter() -> Meter {
@@ -303,7 +326,7 @@ mod tests {
         run(async {
             let meter = meter();
             let limit = Duration::from_millis(200);
-            let begun = std::time::Instant::now();
+            let begun = Instant::now();
             let flow = async {
                 for _ in 0..6 {
                     tokio::time::sleep(limit / 2).await;
@@ -318,6 +341,42 @@ mod tests {
                 flow
             );
             assert!((limit * 4 - limit / 4..limit * 6).contains(&idle_at), "{idle_at:?}");
+        });
+    }
+
+    /// The two ends of a TCP connection.
+    async fn pair(reset: &Reset) -> (Socket, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (near, far) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+        (Socket::that_ends_with(near.unwrap(), reset.clone()), far.unwrap().0)
+    }
+
+    #[test]
+    fn an_idle_tunnel_is_reset_at_both_ends_and_one_with_a_byte_now_and_then_is_not() {
+        run(async {
+            let flower: config::Flower = toml::from_str("mode = 'passthrough'\nfleet = '127.0.0.1:9'").unwrap();
+            let leases = Arc::new(Leases::new(Duration::from_secs(60), Instances { burst: 1, every: Duration::from_secs(60) }));
+            let flower = Flower::start(&flower, &config::Runs::absent(), Arc::clone(&leases)).await.unwrap();
+            let now = Now { at: Instant::now(), unix: UnixTime(5) };
+            let Ok(Step::Begin(leased)) = leases.prepare(&proof("site-1", 1, 5), now) else { panic!("no lease") };
+            let (site, reset, limit) = (Sites::new(Limits::default()).of("site-1"), Reset::default(), Duration::from_millis(200));
+            let ((inside, mut guest), (outside, mut upstream)) = (pair(&reset).await, pair(&reset).await);
+            let begun = Instant::now();
+            let carried = async {
+                timeout(limit * 40, carry_within(limit, &flower, &leased, &site, inside, Some(outside), &reset)).await.unwrap();
+                begun.elapsed()
+            };
+            let flow = async {
+                for _ in 0..6 {
+                    tokio::time::sleep(limit / 2).await;
+                    guest.write_all(b"a").await.unwrap();
+                }
+            };
+            let (after, ()) = tokio::join!(carried, flow);
+            assert!(after >= limit * 7 / 2, "{after:?}");
+            for end in [&mut guest, &mut upstream] {
+                assert_eq!(end.read_to_end(&mut Vec::new()).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+            }
         });
     }
 }

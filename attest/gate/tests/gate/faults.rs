@@ -60,6 +60,20 @@ fn a_service_that_holds_no_request_open_is_polled_and_not_flooded() {
     assert!(after < Duration::from_secs(3), "{after:?}");
 }
 
+/// What is pushed may be lost without a sign, as behind a middlebox that forgets silent connections: the poll hears it all the same.
+#[test]
+fn a_withdrawal_whose_push_is_lost_is_heard_by_the_poll() {
+    let issuer = Issuer::start();
+    let gate = Gate::of(&issuer).in_touch(&issuer);
+    let boot = Boot::of("site-1");
+    let mut tunnel = gate.door.tunneled(&boot, &issuer.token(&boot));
+    issuer.push_nothing();
+    issuer.withdraw("site_suspended", Withdrawn::Site { host_data: boot.host_data });
+    // Four and a half seconds are the longest pause between two polls.
+    tunnel.reset(Duration::from_secs(6));
+    assert_eq!(gate.door.refusal(&boot, &issuer.token_with(&boot, |s| s.issued_at.0 -= 10)).0, "withdrawn");
+}
+
 /// Numbers of another epoch mean nothing: a restarted service counts anew, and nothing is missed nor counted twice.
 #[test]
 fn a_restarted_service_is_read_from_the_beginning() {
@@ -316,6 +330,26 @@ fn long_five_hundred_sites_at_once() {
         assert!(begun.elapsed() < Duration::from_secs(2), "site {n}: {:?}", begun.elapsed());
     }
     println!("all of them cut within {:?}", begun.elapsed());
+}
+
+/// A peer that is gone without a word holds its tunnel for so long, and a workload that says little keeps its own.
+#[test]
+fn long_a_tunnel_is_reset_when_nothing_has_flowed_for_the_idle_timeout() {
+    let issuer = Issuer::start();
+    let edits = vec![("idle_timeout = 300", "idle_timeout = 60".to_owned())];
+    let gate = Gate::with(&issuer, &Settings { check_frequency: 300, edits, ..Settings::default() }).in_touch(&issuer);
+    let boot = Boot::of("site-1");
+    let token = issuer.token(&boot);
+    let (mut silent, mut quiet) = (gate.door.tunneled(&boot, &token), gate.door.tunneled(&boot, &token));
+    let talking = std::thread::spawn(move || {
+        for _ in 0..5 {
+            std::thread::sleep(Duration::from_secs(20));
+            assert_eq!(quiet.echo(b"a").unwrap(), b"a");
+        }
+    });
+    let after = silent.reset(Duration::from_secs(100));
+    assert!((Duration::from_secs(59)..Duration::from_secs(80)).contains(&after), "{after:?}");
+    talking.join().unwrap();
 }
 
 /// A first word in pieces, one byte each, all within the time there is, is a first word.

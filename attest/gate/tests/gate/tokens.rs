@@ -169,6 +169,9 @@ fn the_door_is_one_kind_of_tls_with_one_kind_of_key() {
         let answered = opened.and_then(|mut wire| wire.send(&hello).and_then(|()| wire.answer()));
         assert!(answered.is_err(), "{what}: {answered:?}");
     }
+    // The gate says so at once: not for want of something that only TLS 1.3 has.
+    let older = gate.door.open_with(Some(&boot.key), alpn, &[&rustls::version::TLS12]).map(|_| ()).unwrap_err();
+    assert!(older.to_string().contains("ProtocolVersion"), "{older}");
     assert_eq!(gate.upstream.connections(), 0);
     gate.door.tunneled(&boot, &token);
 }

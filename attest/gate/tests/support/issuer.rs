@@ -32,6 +32,8 @@ struct State {
     down: bool,
     /// Whether no request is held open.
     full: bool,
+    /// Whether a request that is held open is never answered.
+    mute: bool,
 }
 
 struct Shared {
@@ -55,8 +57,8 @@ pub struct Issuer {
 impl Issuer {
     pub fn start() -> Self {
         let (tls, ca) = certificate();
-        let state =
-            State { signer: Signer::from_bytes(&random()).unwrap(), jwks: None, epoch: 1, entries: Vec::new(), down: false, full: false };
+        let (signer, entries) = (Signer::from_bytes(&random()).unwrap(), Vec::new());
+        let state = State { signer, jwks: None, epoch: 1, entries, down: false, full: false, mute: false };
         let (ahead, lists) = (AtomicI64::new(0), AtomicU64::new(0));
         let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new(), ahead, lists, tls: Arc::new(tls) });
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -174,6 +176,11 @@ impl Issuer {
         self.shared.changed.notify_all();
     }
 
+    /// Answers no request any more that asks to be held open, as behind a middlebox that forgets silent connections.
+    pub fn push_nothing(&self) {
+        self.shared.state.lock().unwrap().mute = true;
+    }
+
     /// Signs with a new key from now on; serves the key set that has both, as services do while they change keys.
     pub fn change_key(&self) {
         let mut state = self.shared.state.lock().unwrap();
@@ -211,7 +218,8 @@ impl Shared {
         let mut state = self.state.lock().unwrap();
         let epoch = state.epoch;
         let newest = |state: &State| state.entries.last().map_or(0, |last| last.number);
-        while begun.elapsed() < wait && newest(&state) <= after && !state.down && !state.full && state.epoch == epoch {
+        let news = |state: &State| newest(state) > after || state.full || state.epoch != epoch;
+        while !state.down && !wait.is_zero() && (state.mute || begun.elapsed() < wait && !news(&state)) {
             state = self.changed.wait_timeout(state, Duration::from_millis(200)).unwrap().0;
         }
         let entries = state.entries.iter().filter(|entry| entry.number > after).take(MAX_WITHDRAWALS_PER_LIST).cloned().collect();

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use coffer_token::lease::{Answer, MAX_FRAME_BYTES, Open, to_frame};
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+use rustls::crypto::ring::default_provider;
 use rustls::{ConnectionTrafficSecrets, ServerConfig, ServerConnection, StreamOwned};
 
 use super::double::{Gate, Guest, NAME, Stream, admitted, assert_reset, authority, eventually, refused, site, token};
@@ -125,10 +126,17 @@ fn another_protocol_and_older_tls_are_no_gate() {
     without.alpn_protocols.clear();
     let mut other = authority.server.clone();
     other.alpn_protocols = vec![b"h2".to_vec()];
-    for config in [without, other] {
+    // Its alert says that it is the version that they do not share.
+    let mut older = ServerConfig::builder_with_provider(Arc::new(default_provider()))
+        .with_protocol_versions(&[&rustls::version::TLS12])
+        .expect("versions")
+        .with_no_client_auth()
+        .with_cert_resolver(authority.server.cert_resolver.clone());
+    older.alpn_protocols = authority.server.alpn_protocols.clone();
+    for (config, why_not) in [(without, "coffer-gate/1"), (other, "NoApplicationProtocol"), (older, "ProtocolVersion")] {
         let gate = Gate::start(&config, |_, _| admitted(60));
         let guest = Guest::start(&site(&authority, &[gate.address]));
-        guest.await_lease(|lease| matches!(lease, Lease::None(why) if why.contains("coffer-gate/1") || why.contains("alert")));
+        guest.await_lease(|lease| matches!(lease, Lease::None(why) if why.contains(why_not)));
         assert!(gate.hellos.lock().expect("whole").is_empty());
         guest.assert_refuses();
     }
