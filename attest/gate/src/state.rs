@@ -1,5 +1,5 @@
-//! What survives a restart: the service's public keys, its time, what it took back lately, what the
-//! operator cut, which instances there were.
+//! What survives a restart: the service's public keys, its time, what it took back lately, what the operator
+//! cut, which instances there were.
 //!
 //! One JSON file in the gate's folder, written beside and renamed. Without it a gate that restarts while its service is away would
 //! admit nobody, or, worse, somebody who was suspended.

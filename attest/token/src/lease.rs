@@ -1,14 +1,14 @@
 //! What a guest and a gate say to each other before the workload's bytes flow (DESIGN, Lease).
 //!
-//! TLS 1.3, ALPN [`ALPN`] or [`ALPN_ATTESTED`], no resumption. The guest authenticates with the raw public key (RFC 7250) of its boot, P-384, the key its
-//! tokens are bound to (`cnf.jkt`); the gate with a certificate of the authority in the site config. Every message is a frame:
-//! length as u32, big-endian, then so many bytes of JSON, at most [`MAX_FRAME_BYTES`].
+//! TLS 1.3, ALPN [`ALPN`] or [`ALPN_ATTESTED`], no resumption. The guest authenticates with the raw public key (RFC 7250) of its boot,
+//! P-384, the key its tokens are bound to (`cnf.jkt`); the gate with a certificate of the authority in the site config. Every message
+//! is a frame: length as u32, big-endian, then so many bytes of JSON, at most [`MAX_FRAME_BYTES`].
 //!
 //! A connection begins with one [`Hello`] of the guest and one [`Answer`] of the gate. A guest whose site asks for an attested gate offers
 //! [`ALPN_ATTESTED`] and nothing else: there the gate speaks before it, one [`Greeting`], and a guest that does not believe it has sent
-//! nothing. On a [`Open::Lease`] connection [`Renewal`]s and
-//! answers follow, one for one, and the gate may say [`Answer::Refused`] at any time, its last word. On a [`Open::Tunnel`] connection
-//! everything after an [`Answer::Admitted`] is the workload's, opaque, until either side closes it.
+//! nothing. On a [`Open::Lease`] connection [`Renewal`]s and answers follow, one for one, and the gate may say [`Answer::Refused`] at any
+//! time, its last word. On a [`Open::Tunnel`] connection everything after an [`Answer::Admitted`] is the workload's, opaque, until either
+//! side closes it.
 
 use data_encoding::BASE64URL_NOPAD;
 use serde::de::DeserializeOwned;
